@@ -1,0 +1,49 @@
+"""What holds for every test: Hypothesis' profiles, and that nothing is left running."""
+
+import asyncio
+import threading
+from collections.abc import Generator
+
+import pytest
+from hypothesis import settings
+
+# No deadline: it would measure the machine. "ci" draws the same examples every time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("default")
+
+THREAD_GRACE_SECONDS = 2.0
+
+_threads_before = pytest.StashKey[set[threading.Thread]]()
+_unfinished_tasks: list[str] = []
+
+
+def pytest_configure() -> None:
+    """Have asyncio's runners (pytest's and `asyncio.run`) note the unfinished tasks they cancel silently."""
+    cancel_all = asyncio.runners._cancel_all_tasks
+
+    def note_and_cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+        _unfinished_tasks.extend(repr(task) for task in asyncio.all_tasks(loop))
+        cancel_all(loop)
+
+    asyncio.runners._cancel_all_tasks = note_and_cancel_all
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    item.stash[_threads_before] = set(threading.enumerate())
+    _unfinished_tasks.clear()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """After every fixture is torn down, fail a test that leaves tasks or non-daemon threads behind."""
+    yield
+    new_threads = [t for t in threading.enumerate() if t not in item.stash[_threads_before] and not t.daemon]
+    for thread in new_threads:
+        thread.join(THREAD_GRACE_SECONDS)
+    left = [*_unfinished_tasks, *(repr(thread) for thread in new_threads if thread.is_alive())]
+    _unfinished_tasks.clear()
+    if left:
+        pytest.fail("left running: " + ", ".join(left), pytrace=False)
