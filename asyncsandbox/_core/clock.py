@@ -1,0 +1,72 @@
+"""The only file that reads a clock, sleeps, or draws a random number.
+
+Everything else asks the `Clock` it was given, so a test can govern time and chance by handing over another one.
+
+>>> from asyncsandbox._core.clock import SystemClock
+>>> clock = SystemClock()
+>>> clock.monotonic() <= clock.monotonic()
+True
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from datetime import UTC, datetime
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """Where a sandbox gets time and randomness from."""
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never goes back; only differences mean anything."""
+        ...
+
+    def now(self) -> datetime:
+        """Return the time of day, timezone-aware, in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task for ``seconds``."""
+        ...
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+    def random_hex(self, size: int) -> str:
+        """Return ``size`` random bytes as hexadecimal digits."""
+        ...
+
+
+class SystemClock:
+    """Real time and real randomness; inside a loop the loop's own clock, so a virtual loop governs it."""
+
+    __slots__ = ()
+
+    def monotonic(self) -> float:
+        """Return the running loop's time, or the system's where no loop runs. Unit: seconds."""
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError:
+            return time.monotonic()
+
+    def now(self) -> datetime:
+        """Return the time of day in UTC."""
+        return datetime.fromtimestamp(time.time(), UTC)  # not now(), which no test can govern
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task for ``seconds``."""
+        await asyncio.sleep(seconds)
+
+    def random(self) -> float:
+        """Return a number in [0, 1), not for secrets."""
+        return random.random()  # noqa: S311 - for jitter, not for secrets
+
+    def random_hex(self, size: int) -> str:
+        """Return ``size`` bytes from the operating system's generator as hexadecimal digits."""
+        return os.urandom(size).hex()

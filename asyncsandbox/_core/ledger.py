@@ -1,0 +1,332 @@
+"""The rows of actions and the one state machine they obey, in memory.
+
+A row is three things at once: what was planned, the proof that a call ran, and the record a crash leaves behind.
+Each step of a row is listed in `TRANSITIONS`; anything else is refused. A row is never forgotten: a full ledger
+refuses new ones.
+
+The methods the pipeline calls are coroutines, so that a durable ledger can take this one's place.
+
+>>> TRANSITIONS[ActionState.STARTED, ActionEvent.RETURN]
+<ActionState.DONE: 'done'>
+>>> (ActionState.DONE, ActionEvent.CLAIM) in TRANSITIONS
+False
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ..errors import ActionNotFoundError, ActionStateError, IdempotencyConflictError, LedgerFullError
+from .settings import require_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from .clock import Clock
+    from .planned import PlannedAction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSettings:
+    """How much the in-memory ledger takes.
+
+    Attributes:
+        max_rows: Rows it holds before it refuses new ones (>= 1).
+        max_generations: How often one key may run again after `rejected` errors or an undo (>= 1).
+    """
+
+    max_rows: int = 100_000
+    max_generations: int = 10
+
+    def __post_init__(self) -> None:
+        require_number("LedgerSettings.max_rows", self.max_rows, at_least=1, whole=True)
+        require_number("LedgerSettings.max_generations", self.max_generations, at_least=1, whole=True)
+
+
+class ActionState(StrEnum):
+    """Where an action is."""
+
+    PLANNED = "planned"
+    APPROVED = "approved"
+    CLAIMED = "claimed"
+    STARTED = "started"
+    DONE = "done"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    UNDO_UNKNOWN = "undo_unknown"
+
+
+class ActionEvent(StrEnum):
+    """What moves an action from one state to the next."""
+
+    APPROVE = "approve"
+    CLAIM = "claim"
+    RELEASE = "release"
+    START = "start"
+    RETURN = "return"
+    NOT_DELIVERED = "not delivered"
+    REJECT = "reject"
+    LOSE = "lose"
+    HAPPENED = "happened"
+    NOT_HAPPENED = "not happened"
+    UNDO = "undo"
+    UNDO_RETURN = "undo return"
+    UNDO_LOSE = "undo lose"
+
+
+_S, _E = ActionState, ActionEvent
+
+TRANSITIONS: dict[tuple[ActionState, ActionEvent], ActionState] = {
+    (_S.PLANNED, _E.APPROVE): _S.APPROVED,
+    (_S.APPROVED, _E.CLAIM): _S.CLAIMED,
+    (_S.CLAIMED, _E.RELEASE): _S.APPROVED,
+    (_S.CLAIMED, _E.START): _S.STARTED,
+    (_S.STARTED, _E.RETURN): _S.DONE,
+    (_S.STARTED, _E.NOT_DELIVERED): _S.APPROVED,
+    (_S.STARTED, _E.REJECT): _S.REJECTED,
+    (_S.STARTED, _E.LOSE): _S.UNKNOWN,
+    (_S.REJECTED, _E.CLAIM): _S.CLAIMED,
+    (_S.UNKNOWN, _E.RETURN): _S.DONE,
+    (_S.UNKNOWN, _E.HAPPENED): _S.DONE,
+    (_S.UNKNOWN, _E.NOT_HAPPENED): _S.APPROVED,
+    (_S.DONE, _E.UNDO): _S.UNDOING,
+    (_S.UNDOING, _E.UNDO_RETURN): _S.UNDONE,
+    (_S.UNDOING, _E.UNDO_LOSE): _S.UNDO_UNKNOWN,
+    (_S.UNDONE, _E.APPROVE): _S.APPROVED,
+}
+"""Every step a row can take. What is not here cannot happen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionRecord:
+    """What the ledger knows of one action call.
+
+    Attributes:
+        identity: Digest of namespace, action and key (or facts and ordinal, without a key).
+        action: Name of the action.
+        key: The business key, or a label for a call without one.
+        state: Where it is.
+        generation: 1, and one more after each rejection or undo; the provider's key changes with it.
+        attempts: How often its body was started.
+        correlation_id: Of the call that made the row.
+        started_at: When its body last started, in UTC.
+        finished_at: When its outcome was recorded, in UTC.
+        duration_seconds: From start to outcome.
+        error: The error that decided the outcome, as text.
+    """
+
+    identity: str
+    action: str
+    key: str
+    state: ActionState
+    generation: int
+    attempts: int
+    correlation_id: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_seconds: float | None
+    error: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """A row as the pipeline holds it; nobody outside the lower layers sees one."""
+
+    call: PlannedAction
+    correlation_id: str | None
+    state: ActionState = ActionState.PLANNED
+    generation: int = 1
+    fence: int = 0
+    attempts: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    began: float = 0.0
+    duration_seconds: float | None = None
+    error: str | None = None
+    result: object = None
+    left_running: bool = False
+
+    def record(self) -> ActionRecord:
+        """Return the frozen view of this row."""
+        return ActionRecord(
+            identity=self.call.identity,
+            action=self.call.action,
+            key=self.call.key,
+            state=self.state,
+            generation=self.generation,
+            attempts=self.attempts,
+            correlation_id=self.correlation_id,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            duration_seconds=self.duration_seconds,
+            error=self.error,
+        )
+
+
+class Ledger:
+    """All rows of one sandbox.
+
+    It promises one row per identity, only the steps of `TRANSITIONS`, and that whoever holds an old fence can no longer
+    move a row. It does not promise to survive the process.
+
+    Concurrency: for one event loop. Cancellation: no method waits, so none can be interrupted half-way.
+    """
+
+    def __init__(self, clock: Clock, settings: LedgerSettings | None = None) -> None:
+        self._clock = clock
+        self._settings = settings or LedgerSettings()
+        self._rows: dict[str, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(tuple(self._rows.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next new action will be refused."""
+        return len(self._rows) >= self._settings.max_rows
+
+    def get_records(
+        self, *, name: str | None = None, key: str | None = None, state: ActionState | str | None = None
+    ) -> tuple[ActionRecord, ...]:
+        """Return the records that match, in the order the calls came."""
+        return tuple(
+            row.record()
+            for row in self._rows.values()
+            if (name is None or row.call.action == name)
+            and (key is None or row.call.key == key)
+            and (state is None or row.state == state)
+        )
+
+    async def look_up(self, call: PlannedAction) -> Row | None:
+        """Return the row of this identity, if there is one.
+
+        Raises:
+            IdempotencyConflictError: The row was made with other facts.
+        """
+        row = self._rows.get(call.identity)
+        if row is not None and row.call.facts_digest != call.facts_digest:
+            raise IdempotencyConflictError(call.action, call.key, row.call.show(), call.show())
+        return row
+
+    async def plan(self, call: PlannedAction, *, correlation_id: str | None, result: object = None) -> Row:
+        """Make the row of a new identity, PLANNED.
+
+        Raises:
+            LedgerFullError: There is no room; nothing was forgotten and nothing written.
+        """
+        if self.is_full:
+            raise LedgerFullError(self._settings.max_rows)
+        row = Row(call=call, correlation_id=correlation_id, result=result)
+        self._rows[call.identity] = row
+        return row
+
+    async def claim(self, row: Row) -> int:
+        """Approve where that is still needed, then claim the row for one run.
+
+        Returns:
+            The fence: a number that this claim alone holds.
+
+        Raises:
+            ActionStateError: The row may not run, or used up its generations.
+        """
+        if row.state in (_S.PLANNED, _S.UNDONE):
+            self._renew(row)
+            self._step(row, _E.APPROVE)
+        elif row.state is _S.REJECTED:
+            self._renew(row)
+        self._step(row, _E.CLAIM)
+        row.fence += 1
+        return row.fence
+
+    async def release(self, row: Row, fence: int) -> None:
+        """Give a claim back unused; does nothing where it was lost meanwhile."""
+        if row.fence == fence and row.state is _S.CLAIMED:
+            self._step(row, _E.RELEASE)
+
+    async def start(self, row: Row, fence: int) -> None:
+        """Note, before the body runs, that it is about to run.
+
+        Raises:
+            ActionStateError: Somebody else claimed the row meanwhile.
+        """
+        if row.fence != fence:
+            raise ActionStateError(row.call.action, row.call.key, row.state, _E.START)
+        self._step(row, _E.START)
+        row.attempts += 1
+        row.started_at = self._clock.now()
+        row.began = self._clock.monotonic()
+        row.finished_at = row.duration_seconds = row.error = None
+
+    async def finish(
+        self, row: Row, fence: int, event: ActionEvent, *, result: object = None, error: str | None = None
+    ) -> bool:
+        """Record how the body ended.
+
+        Returns:
+            False where the fence is old or the outcome was decided meanwhile: the row is left as it is.
+        """
+        if row.fence != fence or (row.state, event) not in TRANSITIONS:
+            return False
+        self._step(row, event)
+        row.result = result
+        self._close(row, error)
+        return True
+
+    async def resolve(self, row: Row, *, happened: bool, result: object = None) -> None:
+        """Settle an UNKNOWN row by what somebody found out.
+
+        Raises:
+            ActionStateError: The row is not UNKNOWN; or its body, though given up, still runs and may yet succeed.
+        """
+        if row.left_running and not happened:
+            raise ActionStateError(row.call.action, row.call.key, row.state, "not happened, while its body runs")
+        self._step(row, _E.HAPPENED if happened else _E.NOT_HAPPENED)
+        row.result = result
+        row.finished_at = self._clock.now()
+
+    async def move_undo(self, row: Row, event: ActionEvent, *, error: str | None = None) -> None:
+        """Take an undo one step further.
+
+        Raises:
+            ActionStateError: The row is in no state for it.
+        """
+        self._step(row, event)
+        row.finished_at = self._clock.now()
+        row.error = error
+
+    def get_row(self, action: str, key: str) -> Row:
+        """Return the row of an action and key; of several equal calls without a key, one that is UNKNOWN first.
+
+        Raises:
+            ActionNotFoundError: There is none.
+        """
+        rows = [row for row in self._rows.values() if row.call.action == action and row.call.key == key]
+        if not rows:
+            raise ActionNotFoundError(action, key)
+        return next((row for row in rows if row.state is _S.UNKNOWN), rows[0])
+
+    def _renew(self, row: Row) -> None:
+        if row.state is _S.PLANNED:
+            return
+        if row.generation >= self._settings.max_generations:
+            raise ActionStateError(row.call.action, row.call.key, row.state, f"generation {row.generation + 1}")
+        row.generation += 1
+
+    def _step(self, row: Row, event: ActionEvent) -> None:
+        following = TRANSITIONS.get((row.state, event))
+        if following is None:
+            raise ActionStateError(row.call.action, row.call.key, row.state, event)
+        row.state = following
+
+    def _close(self, row: Row, error: str | None) -> None:
+        row.finished_at = self._clock.now()
+        row.duration_seconds = self._clock.monotonic() - row.began
+        row.error = error

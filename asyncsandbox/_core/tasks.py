@@ -1,0 +1,43 @@
+"""Waiting for what must end before a cancellation goes on.
+
+>>> async def main() -> tuple[str, bool]:
+...     vital = asyncio.create_task(asyncio.sleep(0.01, "recorded"))
+...     waiter = asyncio.create_task(outlast(vital))
+...     await asyncio.sleep(0)
+...     waiter.cancel()
+...     cancellation = await waiter
+...     return vital.result(), cancellation is not None
+>>> asyncio.run(main())
+('recorded', True)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def outlast(
+    task: asyncio.Task[Any], *, on_cancel: Callable[[], object] | None = None
+) -> asyncio.CancelledError | None:
+    """Wait until ``task`` has ended, also when the waiter is cancelled meanwhile.
+
+    Args:
+        task: What must end; it is never cancelled here.
+        on_cancel: Called at each cancellation of the waiter.
+
+    Returns:
+        The last cancellation that came meanwhile: the caller must raise it once it has done its part. None otherwise.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancellation = error
+            if on_cancel is not None:
+                on_cancel()
+    return cancellation

@@ -1,0 +1,1 @@
+"""The components, one file each. None imports another; `asyncsandbox.sandbox` wires them."""
