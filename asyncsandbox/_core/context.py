@@ -79,10 +79,12 @@ class CallScope:
             self._deadline = _deadline.set(at if outer is None else min(at, outer))
 
     def __exit__(self, *_exc: object) -> None:
-        if self._deadline is not None:
-            _deadline.reset(self._deadline)
-        if self._correlation is not None:
-            _correlation_id.reset(self._correlation)
+        # ValueError as in _scoped: a coroutine closed in another context.
+        with suppress(ValueError):
+            if self._deadline is not None:
+                _deadline.reset(self._deadline)
+            if self._correlation is not None:
+                _correlation_id.reset(self._correlation)
 
 
 def get_running_action() -> str | None:
