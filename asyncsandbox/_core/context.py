@@ -13,7 +13,7 @@ True
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -21,13 +21,14 @@ from weakref import WeakKeyDictionary
 from ..errors import ConfigurationError, NoSandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from contextvars import Token
 
     from .clock import Clock
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _correlation_id: ContextVar[str | None] = ContextVar("asyncsandbox_correlation_id", default=None)
 _deadline: ContextVar[float | None] = ContextVar("asyncsandbox_deadline", default=None)
@@ -44,11 +45,9 @@ def set_correlation_id(correlation_id: str | None) -> None:
     _correlation_id.set(correlation_id)
 
 
-@contextmanager
-def correlation(correlation_id: str) -> Generator[str]:
+def correlation(correlation_id: str) -> AbstractContextManager[str]:
     """Set the correlation id for a block and restore the previous one after it."""
-    with _scoped(_correlation_id, correlation_id):
-        yield correlation_id
+    return _Scope(_correlation_id, correlation_id)
 
 
 def get_deadline() -> float | None:
@@ -59,7 +58,7 @@ def get_deadline() -> float | None:
 class CallScope:
     """A correlation id, where there is none yet, and a deadline for the length of one call.
 
-    A class of its own instead of a stack of context managers, because every action passes here.
+    One class instead of a stack of context managers, because every action passes here.
     """
 
     __slots__ = ("_clock", "_correlation", "_deadline", "_seconds")
@@ -79,12 +78,10 @@ class CallScope:
             self._deadline = _deadline.set(at if outer is None else min(at, outer))
 
     def __exit__(self, *_exc: object) -> None:
-        # ValueError as in _scoped: a coroutine closed in another context.
-        with suppress(ValueError):
-            if self._deadline is not None:
-                _deadline.reset(self._deadline)
-            if self._correlation is not None:
-                _correlation_id.reset(self._correlation)
+        if self._deadline is not None:
+            _reset(_deadline, self._deadline)
+        if self._correlation is not None:
+            _reset(_correlation_id, self._correlation)
 
 
 def get_running_action() -> str | None:
@@ -92,11 +89,9 @@ def get_running_action() -> str | None:
     return _running_action.get()
 
 
-@contextmanager
-def running_action(label: str) -> Generator[None]:
+def running_action(label: str) -> AbstractContextManager[str]:
     """Mark a block as the body of an action."""
-    with _scoped(_running_action, label):
-        yield
+    return _Scope(_running_action, label)
 
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:
@@ -124,15 +119,27 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
     return carried
 
 
-@contextmanager
-def _scoped(variable: ContextVar[Any], value: object) -> Generator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        # ValueError: a generator finalised in another context, which never saw the value.
-        with suppress(ValueError):
-            variable.reset(token)
+class _Scope(AbstractContextManager[T]):
+    """Sets a variable for a block. A class instead of a generator, because every action passes here."""
+
+    __slots__ = ("_token", "_value", "_variable")
+
+    def __init__(self, variable: ContextVar[Any], value: T) -> None:
+        self._variable = variable
+        self._value = value
+
+    def __enter__(self) -> T:
+        self._token = self._variable.set(self._value)
+        return self._value
+
+    def __exit__(self, *_exc: object) -> None:
+        _reset(self._variable, self._token)
+
+
+def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
+    # ValueError: closed in another context, which never saw the value.
+    with suppress(ValueError):
+        variable.reset(token)
 
 
 class Host:
@@ -183,11 +190,9 @@ def unregister_host(host: Host) -> None:
             running.remove(host)
 
 
-@contextmanager
-def bound_host(host: Host) -> Generator[None]:
+def bound_host(host: Host) -> AbstractContextManager[Host]:
     """Make ``host`` the one that actions in this context use, also where several run."""
-    with _scoped(_bound_host, host):
-        yield
+    return _Scope(_bound_host, host)
 
 
 def current_host(wanted_by: str) -> Host:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from ..errors import ConfigurationError
 
@@ -27,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _Kind = inspect.Parameter
+_MISSING: Final = object()
 
 
 class Arguments:
@@ -37,7 +38,7 @@ class Arguments:
         defaults: Values for parameters that have no default of their own.
     """
 
-    __slots__ = ("_defaults", "_positional", "_signature", "_simple", "names")
+    __slots__ = ("_positional", "_signature", "_simple", "_unset", "names")
 
     def __init__(self, function: Callable[..., object], defaults: Mapping[str, object] | None = None) -> None:
         try:
@@ -57,7 +58,7 @@ class Arguments:
             p.kind in (_Kind.VAR_POSITIONAL, _Kind.VAR_KEYWORD, _Kind.POSITIONAL_ONLY) for p in parameters
         )
         self._positional = tuple(p.name for p in parameters if p.kind is _Kind.POSITIONAL_OR_KEYWORD)
-        self._defaults = {p.name: p.default for p in parameters if p.default is not _Kind.empty}
+        self._unset = {p.name: _MISSING if p.default is _Kind.empty else p.default for p in parameters}
 
     @property
     def return_annotation(self) -> Any:
@@ -71,16 +72,11 @@ class Arguments:
             TypeError: The arguments do not fit, worded as Python words it.
         """
         if self._simple and len(args) <= len(self._positional):
-            given = dict(zip(self._positional, args, strict=False))
-            given.update(kwargs)
-            if len(given) == len(args) + len(kwargs):
-                bound = {
-                    name: given[name] if name in given else self._defaults[name]
-                    for name in self.names
-                    if name in given or name in self._defaults
-                }
-                if len(bound) == len(self.names) and all(name in bound for name in given):
-                    return bound
+            given = {**self._unset, **dict(zip(self._positional, args, strict=False)), **kwargs}
+            # As many as there are parameters and none missing: none unknown, and none given twice.
+            complete = len(given) == len(self.names) and not any(value is _MISSING for value in given.values())
+            if complete and not any(name in kwargs for name in self._positional[: len(args)]):
+                return given
         bound_arguments = self._signature.bind(*args, **kwargs)
         bound_arguments.apply_defaults()
         return dict(bound_arguments.arguments)

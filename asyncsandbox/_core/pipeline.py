@@ -68,6 +68,21 @@ class _Flight:
     started: bool = False
     abandoned: bool = False
     followers: int = 0
+    landed: bool = False
+    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def ended(self) -> asyncio.Future[None]:
+        """Return something to await that is done when the call has ended; one for each who waits."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def wake(self) -> None:
+        """Let those who wait go on. The call does so itself: a callback of its task would come a step later."""
+        while self._waiters:
+            waiter = self._waiters.pop()
+            if not waiter.done():
+                waiter.set_result(None)
 
     def give_up_unwanted(self) -> None:
         """Cancel the call if it has not started and nobody waits for it any more."""
@@ -182,16 +197,17 @@ async def _read(runtime: Runtime, spec: ActionSpec, args: tuple[Any, ...], kwarg
 
 
 async def _lead(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
-    flights, identity = runtime._flights, flight.call.identity  # noqa: SLF001 - see perform
-    flights[identity] = flight
-    task = flight.task = asyncio.get_running_loop().create_task(_run(runtime, spec, flight), name=flight.call.label)
-    task.add_done_callback(lambda _task: flights.pop(identity))
+    runtime._flights[flight.call.identity] = flight  # noqa: SLF001 - see perform
+    task = flight.task = asyncio.get_running_loop().create_task(_fly(runtime, spec, flight), name=flight.call.label)
+
+    # For a task that was cancelled before its first step; any other has ended its flight itself.
+    task.add_done_callback(lambda _task: _land(runtime, flight))
 
     def leave() -> None:
         flight.abandoned = True
         flight.give_up_unwanted()
 
-    cancellation = await outlast(task, on_cancel=leave)
+    cancellation = await outlast(task, on_cancel=leave, until=flight.ended)
     if cancellation is None:
         return task.result()
     if not task.cancelled():
@@ -205,11 +221,26 @@ async def _follow(flight: _Flight, call: PlannedAction) -> asyncio.Task[Any]:
         raise IdempotencyConflictError(call.action, call.key, flight.call.show(), call.show())
     flight.followers += 1
     try:
-        await asyncio.wait((flight.task,))
+        await flight.ended()
     finally:
         flight.followers -= 1
         flight.give_up_unwanted()
     return flight.task
+
+
+async def _fly(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
+    try:
+        return await _run(runtime, spec, flight)
+    finally:
+        _land(runtime, flight)
+
+
+def _land(runtime: Runtime, flight: _Flight) -> None:
+    # Once: by the time its task's callback runs, another call may fly under the same identity.
+    if not flight.landed:
+        flight.landed = True
+        runtime._flights.pop(flight.call.identity)  # noqa: SLF001 - see perform
+    flight.wake()
 
 
 async def _run(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
@@ -248,10 +279,15 @@ def _refuse_stale(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> None:
     call, at = flight.call, get_deadline()
     if at is not None and runtime.clock.monotonic() >= at:
         raise DeadlineExceededError(call.action, call.key)
+    if spec.facts is None and _UNCHANGING.issuperset(map(type, flight.bound.values())):
+        return
     # A mutable argument may have changed while the call waited; what was shown is what must run.
     if runtime.planner.facts_digest(spec, flight.bound) != call.facts_digest:
         changed = runtime.planner.plan(spec, flight.bound)
         raise IdempotencyConflictError(call.action, call.key, call.show(), changed.show())
+
+
+_UNCHANGING = frozenset({str, int, float, bool, bytes, type(None), type(FILLED_IN)})
 
 
 async def _attempt(runtime: Runtime, spec: ActionSpec, row: Row, flight: _Flight) -> Any:

@@ -17,17 +17,21 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 async def outlast(
-    task: asyncio.Task[Any], *, on_cancel: Callable[[], object] | None = None
+    task: asyncio.Task[Any],
+    *,
+    on_cancel: Callable[[], object] | None = None,
+    until: Callable[[], Awaitable[object]] | None = None,
 ) -> asyncio.CancelledError | None:
     """Wait until ``task`` has ended, also when the waiter is cancelled meanwhile.
 
     Args:
         task: What must end; it is never cancelled here.
         on_cancel: Called at each cancellation of the waiter.
+        until: Gives something to await that ends when the task does; a task that can say so itself is heard sooner.
 
     Returns:
         The last cancellation that came meanwhile: the caller must raise it once it has done its part. None otherwise.
@@ -35,7 +39,7 @@ async def outlast(
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait((task,))
+            await (asyncio.wait((task,)) if until is None else until())
         except asyncio.CancelledError as error:
             cancellation = error
             if on_cancel is not None:

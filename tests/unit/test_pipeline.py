@@ -213,7 +213,9 @@ def test_the_property_catches_calls_that_do_not_join() -> None:
 
 
 def test_the_property_catches_a_cancellation_that_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def passes_on(task: asyncio.Task[Any], *, on_cancel: Any = None) -> asyncio.CancelledError | None:
+    async def passes_on(
+        task: asyncio.Task[Any], *, on_cancel: Any = None, until: Any = None
+    ) -> asyncio.CancelledError | None:
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
