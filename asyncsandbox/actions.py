@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from ._core.context import current_host
 from ._core.declaration import FROM_ANNOTATION, Declaration
-from ._core.pipeline import Runtime, perform
+from ._core.pipeline import perform
 from ._core.planned import FILLED_IN, ActionKind
+from ._core.runtime import Runtime
 from .errors import NoSandboxError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from asyncsandbox._core.clock import SystemClock
 from asyncsandbox._core.context import bound_host, register_host, unregister_host
 from asyncsandbox._core.journal import Journal
 from asyncsandbox._core.ledger import Ledger
-from asyncsandbox._core.pipeline import Runtime
+from asyncsandbox._core.runtime import Runtime
 from asyncsandbox.actions import irreversible
 from asyncsandbox.components.dry_run import DryRunLock
 

@@ -17,8 +17,8 @@ from asyncsandbox._core.clock import SystemClock
 from asyncsandbox._core.context import bound_host, register_host, unregister_host
 from asyncsandbox._core.journal import Journal
 from asyncsandbox._core.ledger import Ledger, LedgerSettings
-from asyncsandbox._core.pipeline import Runtime
 from asyncsandbox._core.planned import Planner
+from asyncsandbox._core.runtime import Runtime
 from asyncsandbox.components.dry_run import DryRunLock
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import (
@@ -25,7 +24,6 @@ from ..errors import (
 )
 from .context import (
     CallScope,
-    Host,
     get_correlation_id,
     get_deadline,
     get_running_action,
@@ -33,7 +31,8 @@ from .context import (
 )
 from .journal import Level
 from .ledger import ActionEvent, ActionState
-from .planned import FILLED_IN, KEY_PARAMETER, ActionKind, Decision, Planner, provider_key
+from .planned import FILLED_IN, KEY_PARAMETER, ActionKind, Decision, provider_key
+from .runtime import Flight
 from .saga import current_saga
 from .tasks import outlast
 from .tokens import call_site, tokens_in
@@ -41,10 +40,9 @@ from .tokens import call_site, tokens_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from .clock import Clock
-    from .journal import Journal
-    from .ledger import Ledger, Row
-    from .planned import ActionSpec, Gate, PlannedAction
+    from .ledger import Row
+    from .planned import ActionSpec, PlannedAction
+    from .runtime import Runtime
 
 
 BodyStage: TypeAlias = (
@@ -54,96 +52,6 @@ BodyStage: TypeAlias = (
 
 body_stage: ContextVar[BodyStage | None] = ContextVar("asyncsandbox_body_stage", default=None)
 """Set by a simulation, for its own tasks only; None everywhere else."""
-
-
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A live call that has not ended: its arguments, its task, and who waits for it."""
-
-    call: PlannedAction
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    bound: Mapping[str, Any]
-    task: asyncio.Task[Any] = field(init=False)
-    started: bool = False
-    abandoned: bool = False
-    followers: int = 0
-    landed: bool = False
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
-
-    def ended(self) -> asyncio.Future[None]:
-        """Return something to await that is done when the call has ended; one for each who waits."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        return waiter
-
-    def wake(self) -> None:
-        """Let those who wait go on. The call does so itself: a callback of its task would come a step later."""
-        while self._waiters:
-            waiter = self._waiters.pop()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def give_up_unwanted(self) -> None:
-        """Cancel the call if it has not started and nobody waits for it any more."""
-        if self.abandoned and not self.started and not self.followers:
-            self.task.cancel()
-
-
-@dataclass(eq=False)
-class Runtime(Host):
-    """A running sandbox as actions see it.
-
-    Attributes:
-        gate: Decides whether calls run.
-        planner: Makes planned actions.
-        ledger: Keeps their rows.
-        journal: Hears of their outcomes.
-        clock: Time.
-        stopping: Whether live calls are being ended.
-    """
-
-    gate: Gate
-    ledger: Ledger
-    journal: Journal
-    clock: Clock
-    planner: Planner = field(default_factory=Planner)
-    name: str = "sandbox"
-    dry_run: bool = True
-    allow_mixed: bool = False
-    sandbox: object = None
-    reads: dict[str, int] = field(default_factory=dict)
-    stopping: bool = False
-    _flights: dict[str, _Flight] = field(default_factory=dict)
-    _late: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    __repr__ = Host.__repr__
-
-    @property
-    def in_flight(self) -> int:
-        """How many live calls have not ended, those given up as UNKNOWN but still running included."""
-        return len(self._flights) + len(self._late)
-
-    async def drain(self, timeout_seconds: float) -> None:
-        """Let live calls end; end those that take longer, which leaves them UNKNOWN."""
-        await self._wait_for_all(timeout_seconds)
-        self.stopping = True
-        for task in self._unfinished():
-            task.cancel()
-        await self._wait_for_all(timeout_seconds)
-        self.stopping = False
-
-    def _unfinished(self) -> set[asyncio.Task[Any]]:
-        return {flight.task for flight in self._flights.values()} | self._late
-
-    async def _wait_for_all(self, timeout_seconds: float) -> None:
-        """Wait for live calls, those that come meanwhile included."""
-        ends = self.clock.monotonic() + timeout_seconds
-        while tasks := self._unfinished():
-            left = max(0.0, ends - self.clock.monotonic())
-            await asyncio.wait(tasks, timeout=left)
-            if not left:
-                return
 
 
 async def perform(runtime: Runtime, spec: ActionSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -166,7 +74,7 @@ async def perform(runtime: Runtime, spec: ActionSpec, args: tuple[Any, ...], kwa
     with CallScope(runtime.clock, spec.deadline_seconds):
         bound = spec.arguments.bind(args, kwargs)
         call = runtime.planner.plan(spec, bound, (call_site() or spec.defined_at) if runtime.dry_run else "")
-        while (flight := runtime._flights.get(call.identity)) is not None:  # noqa: SLF001 - runtime and pipeline are one
+        while (flight := runtime.flights.get(call.identity)) is not None:
             task = await _follow(flight, call)
             if not task.cancelled():
                 return task.result()
@@ -174,7 +82,7 @@ async def perform(runtime: Runtime, spec: ActionSpec, args: tuple[Any, ...], kwa
                 raise NoSandboxError(spec.name, f"{runtime!r} is stopping")
         if runtime.gate.judge(call) is Decision.HOLD_BACK:
             return await _hold_back(runtime, spec, call, bound)
-        return await _lead(runtime, spec, _Flight(call, args, kwargs, bound))
+        return await _lead(runtime, spec, Flight(call, args, kwargs, bound))
 
 
 async def _hold_back(runtime: Runtime, spec: ActionSpec, call: PlannedAction, bound: Mapping[str, Any]) -> Any:
@@ -196,12 +104,12 @@ async def _read(runtime: Runtime, spec: ActionSpec, args: tuple[Any, ...], kwarg
         return await _body(spec, spec.name, args, kwargs, spec.arguments.bind(args, kwargs))
 
 
-async def _lead(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
-    runtime._flights[flight.call.identity] = flight  # noqa: SLF001 - see perform
+async def _lead(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
+    runtime.flights[flight.call.identity] = flight
     task = flight.task = asyncio.get_running_loop().create_task(_fly(runtime, spec, flight), name=flight.call.label)
 
     # For a task that was cancelled before its first step; any other has ended its flight itself.
-    task.add_done_callback(lambda _task: _land(runtime, flight))
+    task.add_done_callback(lambda _task: runtime.land(flight))
 
     def leave() -> None:
         flight.abandoned = True
@@ -216,7 +124,7 @@ async def _lead(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
     raise cancellation
 
 
-async def _follow(flight: _Flight, call: PlannedAction) -> asyncio.Task[Any]:
+async def _follow(flight: Flight, call: PlannedAction) -> asyncio.Task[Any]:
     if flight.call.facts_digest != call.facts_digest:
         raise IdempotencyConflictError(call.action, call.key, flight.call.show(), call.show())
     flight.followers += 1
@@ -228,22 +136,14 @@ async def _follow(flight: _Flight, call: PlannedAction) -> asyncio.Task[Any]:
     return flight.task
 
 
-async def _fly(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
+async def _fly(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
     try:
         return await _run(runtime, spec, flight)
     finally:
-        _land(runtime, flight)
+        runtime.land(flight)
 
 
-def _land(runtime: Runtime, flight: _Flight) -> None:
-    # Once: by the time its task's callback runs, another call may fly under the same identity.
-    if not flight.landed:
-        flight.landed = True
-        runtime._flights.pop(flight.call.identity)  # noqa: SLF001 - see perform
-    flight.wake()
-
-
-async def _run(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
+async def _run(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
     ledger = runtime.ledger
     row = await ledger.look_up(flight.call)
     if row is None:
@@ -275,7 +175,7 @@ async def _run(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> Any:
     return result
 
 
-def _refuse_stale(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> None:
+def _refuse_stale(runtime: Runtime, spec: ActionSpec, flight: Flight) -> None:
     call, at = flight.call, get_deadline()
     if at is not None and runtime.clock.monotonic() >= at:
         raise DeadlineExceededError(call.action, call.key)
@@ -290,7 +190,7 @@ def _refuse_stale(runtime: Runtime, spec: ActionSpec, flight: _Flight) -> None:
 _UNCHANGING = frozenset({str, int, float, bool, bytes, type(None), type(FILLED_IN)})
 
 
-async def _attempt(runtime: Runtime, spec: ActionSpec, row: Row, flight: _Flight) -> Any:
+async def _attempt(runtime: Runtime, spec: ActionSpec, row: Row, flight: Flight) -> Any:
     kwargs = flight.kwargs
     if spec.forwards_key and _is_left_to_us(flight.bound):
         kwargs = {**kwargs, KEY_PARAMETER: provider_key(row.call.identity, row.generation)}
@@ -332,8 +232,8 @@ def _leave_behind(runtime: Runtime, spec: ActionSpec, row: Row, task: asyncio.Ta
     late = asyncio.get_running_loop().create_task(
         _settle_late(runtime, row, row.fence, task), name=f"late {row.call.label}"
     )
-    runtime._late.add(late)  # noqa: SLF001 - see perform
-    late.add_done_callback(runtime._late.discard)  # noqa: SLF001 - see perform
+    runtime.late.add(late)
+    late.add_done_callback(runtime.late.discard)
 
 
 async def _settle_late(runtime: Runtime, row: Row, fence: int, task: asyncio.Task[Any]) -> None:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from .._core.component import Component, ComponentStatus
 from .._core.declaration import Declaration
 from .._core.ledger import ActionState
-from .._core.pipeline import Runtime, perform
+from .._core.pipeline import perform
 from .._core.planned import ActionKind, Decision, Planner
+from .._core.runtime import Runtime
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from asyncsandbox._core import pipeline
 from asyncsandbox._core.clock import SystemClock
 from asyncsandbox._core.context import CallScope, correlation, get_correlation_id
 from asyncsandbox._core.ledger import ActionState, Ledger, LedgerSettings, Row
-from asyncsandbox._core.pipeline import Runtime
 from asyncsandbox._core.planned import FILLED_IN, PlannedAction, provider_key
+from asyncsandbox._core.runtime import Runtime
 from asyncsandbox.actions import irreversible, read_only
 from asyncsandbox.errors import (
     ActionStateError,
@@ -207,7 +207,7 @@ def test_the_property_catches_a_broken_ledger(broken: type[Ledger]) -> None:
 def test_the_property_catches_calls_that_do_not_join() -> None:
     def check(steps: list[Any]) -> None:
         # Both run, or the second finds the row of the first claimed.
-        run_virtual(carry_out(steps, make_runtime(_flights=NoFlights())))
+        run_virtual(carry_out(steps, make_runtime(flights=NoFlights())))
 
     must_catch(check, STEPS)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtimes import make_runtime, must_catch, running, states
 from virtual_time import run_virtual
 
-from asyncsandbox._core.pipeline import Runtime
+from asyncsandbox._core.runtime import Runtime
 from asyncsandbox._core.saga import Saga, current_saga
 from asyncsandbox.actions import irreversible, reversible
 
