@@ -227,11 +227,6 @@ def stand_in_maker(annotation: object) -> Callable[[str], Any]:
     return lambda label: make(**{given: part(f"{label}.{name}") for name, given, part in parts})
 
 
-def stand_in(annotation: object, label: str) -> Any:
-    """Make the value that one held-back call returns; see `stand_in_maker`."""
-    return stand_in_maker(annotation)(label)
-
-
 def tokens_in(value: object, depth: int = 8) -> list[str]:
     """Return the labels of all stand-ins inside a value, as far as its declared structure goes."""
     if isinstance(value, Token | Opaque):

@@ -21,6 +21,8 @@ from asyncsandbox import (
     ConfigurationError,
     DatabaseSettings,
     DryRunSettings,
+    LedgerFullError,
+    LedgerSettings,
     LifecycleError,
     NoSandboxError,
     OutcomeUnknownError,
@@ -31,6 +33,7 @@ from asyncsandbox import (
     read_only,
     reversible,
 )
+from asyncsandbox._core.context import Host, register_host, unregister_host
 from asyncsandbox._core.lifecycle import start_order
 
 
@@ -334,6 +337,38 @@ async def test_a_dry_and_a_live_sandbox_on_one_loop_only_on_request() -> None:
         assert await send("a@example.org") == "sent to a@example.org with 32"
     assert not dry.get_actions()
     assert [r.state for r in live.get_actions()] == ["done"]
+
+
+async def test_a_host_without_a_sandbox_is_no_sandbox() -> None:
+    host = Host(name="a runtime of its own", dry_run=True)
+    register_host(host)
+    with pytest.raises(NoSandboxError, match="belongs to no Sandbox"):
+        current_sandbox()
+    unregister_host(host)
+
+
+def test_to_initialize_twice_is_to_initialize_once() -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        sandbox = Sandbox(extra=[Recording("one", log)])
+        await sandbox.initialize()
+        assert await sandbox.initialize() is sandbox
+        await sandbox.cleanup()
+        await sandbox.cleanup()
+
+    run_virtual(main())
+    assert log == ["+one", "-one"]
+
+
+async def test_a_full_ledger_is_refused_and_reported() -> None:
+    async with Sandbox(ledger=LedgerSettings(max_rows=1)) as sandbox:
+        assert (await sandbox.readiness.run_all_checks()).verdict == "GO"
+        await send("a@example.org")
+        with pytest.raises(LedgerFullError):
+            await send("b@example.org")
+        (check,) = [c for c in (await sandbox.readiness.run_all_checks()).checks if c.name == "ledger"]
+        assert (check.status, check.critical) == ("fail", False)
 
 
 # ---------------------------------------------------------------- rehearsing

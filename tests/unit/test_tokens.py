@@ -19,6 +19,7 @@ import string
 import urllib.parse
 import uuid
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from types import MappingProxyType
@@ -36,7 +37,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from asyncsandbox._core import tokens
 from asyncsandbox._core.codec import Canonical
-from asyncsandbox._core.tokens import Opaque, Token, call_site, labels_in, resolve, show_marks, stand_in, tokens_in
+from asyncsandbox._core.tokens import (
+    Opaque,
+    Token,
+    call_site,
+    labels_in,
+    resolve,
+    show_marks,
+    stand_in_maker,
+    tokens_in,
+)
 from asyncsandbox.errors import KnownAfterApplyError
 
 if TYPE_CHECKING:
@@ -44,6 +54,10 @@ if TYPE_CHECKING:
 
 LABEL = "card.charge[inv-17].id"
 MARK = f"\u27e6{LABEL}\u27e7"
+
+
+def stand_in(annotation: object, label: str) -> Any:
+    return stand_in_maker(annotation)(label)
 
 
 class Receipt(pydantic.BaseModel):
@@ -493,3 +507,8 @@ def test_a_program_installed_as_a_library_has_a_site_too() -> None:
     namespace["where"] = eval(compile("lambda: call_site()", "/lib/site-packages/shop/main.py", "eval"), namespace)
     exec("site = namespace['where']()", loop)
     assert loop["site"] == "main.py:1"
+
+
+def test_a_call_from_no_code_of_the_users_has_no_site() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(call_site).result() == ""
