@@ -1,0 +1,121 @@
+"""The harness: your app under drawn schedules, faults and crashes, shrunk to one cause.
+
+Needs the extra ``testing``: ``pip install asyncsandbox[testing]``. Names are imported when they are first used, because
+pytest imports this package for its plugin in every run.
+
+>>> import asyncio
+>>> from asyncsandbox.testing import Simulation, scenarios, simulate
+>>> @simulate(scenarios(pauses=2))
+... async def test_two_sleepers(sim: Simulation) -> None:
+...     await asyncio.gather(asyncio.sleep(3600), asyncio.sleep(7200))
+...     assert sim.clock.monotonic() == 7200
+>>> test_two_sleepers()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .calls import ActionCall, Actions
+    from .errors import (
+        CrashedError,
+        DeadlockError,
+        EscapedError,
+        LivelockError,
+        NestedWorldError,
+        NondeterminismError,
+        NothingToRestartError,
+        PromiseBrokenError,
+        ReplayTokenError,
+        SimulationError,
+        UncoveredError,
+    )
+    from .report import Report
+    from .scenario import Fault, Jump, Scenario, Sweep, fault, scenarios
+    from .simulated import replay, simulate
+    from .simulation import Simulation
+    from .stateful import AsyncRuleBasedStateMachine, invariant, rule
+    from .strategies import hostile_values
+    from .trace import Step, StepKind
+
+__all__ = [
+    "ActionCall",
+    "Actions",
+    "AsyncRuleBasedStateMachine",
+    "CrashedError",
+    "DeadlockError",
+    "EscapedError",
+    "Fault",
+    "Jump",
+    "LivelockError",
+    "NestedWorldError",
+    "NondeterminismError",
+    "NothingToRestartError",
+    "PromiseBrokenError",
+    "ReplayTokenError",
+    "Report",
+    "Scenario",
+    "Simulation",
+    "SimulationError",
+    "Step",
+    "StepKind",
+    "Sweep",
+    "UncoveredError",
+    "fault",
+    "hostile_values",
+    "invariant",
+    "replay",
+    "rule",
+    "scenarios",
+    "simulate",
+]
+
+_HOMES = {
+    "calls": ("ActionCall", "Actions"),
+    "errors": (
+        "CrashedError",
+        "DeadlockError",
+        "EscapedError",
+        "LivelockError",
+        "NestedWorldError",
+        "NondeterminismError",
+        "NothingToRestartError",
+        "PromiseBrokenError",
+        "ReplayTokenError",
+        "SimulationError",
+        "UncoveredError",
+    ),
+    "report": ("Report",),
+    "scenario": (
+        "Fault",
+        "Jump",
+        "Scenario",
+        "Sweep",
+        "fault",
+        "scenarios",
+    ),
+    "simulated": (
+        "replay",
+        "simulate",
+    ),
+    "simulation": ("Simulation",),
+    "stateful": (
+        "AsyncRuleBasedStateMachine",
+        "invariant",
+        "rule",
+    ),
+    "strategies": ("hostile_values",),
+    "trace": (
+        "Step",
+        "StepKind",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
