@@ -227,7 +227,7 @@ class Sandbox:
             self._state = ComponentState.STOPPING
             unregister_host(self._runtime)
             try:
-                await stop_all(self._components, before=self._runtime.drain(self._shutdown_seconds))
+                await stop_all(self._components, before=lambda: self._runtime.drain(self._shutdown_seconds))
             finally:
                 self._state = ComponentState.STOPPED
 

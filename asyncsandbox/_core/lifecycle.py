@@ -19,7 +19,7 @@ from ..errors import ComponentStartError, ComponentStopError, ConfigurationError
 from .tasks import outlast
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from .component import Component, Services
 
@@ -66,12 +66,12 @@ async def start_component(component: Component, services: Services) -> None:
         raise ComponentStartError(component.name, phase) from error
 
 
-async def stop_all(components: Iterable[Component], *, before: Coroutine[Any, Any, None] | None = None) -> None:
+async def stop_all(components: Iterable[Component], *, before: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
     """Stop components in reverse, all of them whatever happens, also when the caller is cancelled meanwhile.
 
     Args:
         components: In the order they started.
-        before: What must end before the first of them stops.
+        before: Called first; it must end before the first of them stops.
 
     Raises:
         ComponentStopError: One did not stop cleanly; notes name any further ones.
@@ -79,7 +79,7 @@ async def stop_all(components: Iterable[Component], *, before: Coroutine[Any, An
 
     async def stop() -> None:
         if before is not None:
-            await before
+            await before()
         failed: ComponentStopError | None = None
         for component in reversed(tuple(components)):
             try:
