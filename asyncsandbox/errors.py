@@ -322,7 +322,7 @@ class DatabaseSourceError(SandboxError):
 
 
 class SessionInUseError(SandboxError):
-    """A task opened a second session where sessions take turns; waiting for itself would hang for ever."""
+    """A task began a second transaction where they take turns; waiting for itself would hang for ever."""
 
     def __init__(self, task: str) -> None:
         super().__init__(task)
@@ -330,8 +330,8 @@ class SessionInUseError(SandboxError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.task!r} already holds the one session of this database and would wait for itself: "
-            f"close the first session, or use isolation='clone'"
+            f"task {self.task!r} is in a transaction already and would wait for itself: commit or close the first "
+            f"session before the second one begins (get_session(read_only=True) takes no turn)"
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import ForeignKey, MetaData, StaticPool, event, select, text
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -53,7 +53,12 @@ from asyncsandbox.errors import (
 ISOLATED = ("clone", "rollback")
 EVERY = (*ISOLATED, "none")
 NOBODY = 65534
-quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Without shrinking: a broken variant need not be caught by the smallest example.
+quick = settings(
+    phases=set(Phase) - {Phase.shrink, Phase.explain},
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -692,7 +697,7 @@ async def test_a_half_finished_rollback_journal_is_mended_in_the_copy_only(tmp_p
 
 
 WRITER = """
-import sqlite3, sys
+import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
 print("ready", flush=True)
 number = 0
@@ -702,6 +707,7 @@ while number < 100_000:
     connection.execute("UPDATE c SET v = v + 1")
     connection.execute("INSERT INTO log VALUES (1)")
     connection.execute("COMMIT")
+    time.sleep(0.001)
 """
 
 HOLDER = """
@@ -731,7 +737,7 @@ async def test_a_clone_is_one_moment_of_a_database_that_another_process_writes(t
     script = "CREATE TABLE c (v INTEGER); INSERT INTO c VALUES (0); CREATE TABLE log (x);"
     path = make_file(tmp_path / "busy.db", journal, script)
     with process(WRITER, path):
-        for _ in range(5):
+        for _ in range(3):
             async with manager(path, busy_timeout_seconds=20) as db:
                 assert await ask(db) == await ask(db, "SELECT count(*) FROM log")
 
@@ -1080,6 +1086,14 @@ async def test_use_points_an_unused_manager_at_another_source(path, room, starte
     await db.cleanup()
     with pytest.raises(NotStartedError):
         await db.use(path)
+
+
+async def test_use_may_change_its_mind(path, room):
+    async with SandboxDatabaseManager() as db:
+        await db.use(path)
+        await db.use(make_file(path.with_name("other.db"), script="CREATE TABLE c (v); INSERT INTO c VALUES (5)"))
+        assert len(list(room.iterdir())) == 1
+        assert await ask(db) == [5]
 
 
 async def test_use_of_a_bad_source_leaves_the_one_before(path):

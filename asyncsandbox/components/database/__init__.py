@@ -339,11 +339,11 @@ class SandboxDatabaseManager(Component):
             await self.start()
         async with self._turn:
             # An empty database is made when somebody wants it: in many sandboxes nobody does.
-            if self._is_not_made_yet():
-                self._isolated = await self._open(self._source)
-        if self._isolated is None:
+            isolated = await self._open(self._source) if self._is_not_made_yet() else self._isolated
+            self._isolated = isolated
+        if isolated is None:
             raise NotStartedError(self.name, used_for)
-        return self._isolated
+        return isolated
 
     async def _take_seat(self) -> Seat:
         self._is_used = True

@@ -7,6 +7,7 @@ commits the later ones see; the file is not written to.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ class OuterTransaction(Direct):
         self._seal = seal
         self._connections = connections
         self._is_attached = False
+        self.numbers = itertools.count(1)
         self.functions: set[tuple[object, ...]] = set()
         self.lost = DatabaseSourceError(
             source.shown,
@@ -137,7 +139,7 @@ class _SharedSeat(Seat):
     ) -> None:
         super().__init__(connection, turns, on_close)
         self._outer = outer
-        self._inside = False
+        self._savepoint = ""
 
     async def enter(self, *, read_only: bool) -> str:
         """Wait for the turn, reading or not, and return the statement that begins the savepoint.
@@ -150,8 +152,9 @@ class _SharedSeat(Seat):
         if not self._seat_of.in_transaction:
             self.leave()
             raise self._outer.lost
-        self._inside = True
-        return f"SAVEPOINT {_SAVEPOINT}"
+        # A name of its own: after a cancellation, one savepoint too many may be there or one too few.
+        self._savepoint = f"asyncsandbox_{next(self._outer.numbers)}"
+        return f"SAVEPOINT {self._savepoint}"
 
     async def create_function(self, name: str, num_params: int, *args: Any, **kwargs: Any) -> None:
         """Register a function, once for all seats: SQLite refuses that while a statement runs at another."""
@@ -161,21 +164,21 @@ class _SharedSeat(Seat):
 
     def leave(self) -> None:
         """Let the next one begin."""
-        self._inside = False
+        self._savepoint = ""
         super().leave()
 
     async def commit(self) -> None:
         """End the savepoint and keep its rows, for the sessions to come."""
-        await self._seat_of.execute(f"RELEASE {_SAVEPOINT}")
+        await self._seat_of.execute(f"RELEASE {self._savepoint}")
         self.leave()
 
     async def rollback(self) -> None:
         """Undo what this session did since its transaction began, and nothing else."""
-        if not self._inside:
+        if not self._savepoint:
             return
         try:
-            await self._seat_of.execute(f"ROLLBACK TO {_SAVEPOINT}")
-            await self._seat_of.execute(f"RELEASE {_SAVEPOINT}")
+            await self._seat_of.execute(f"ROLLBACK TO {self._savepoint}")
+            await self._seat_of.execute(f"RELEASE {self._savepoint}")
         except sqlite3.Error:
             # The savepoint was never made, or the outer transaction is gone and everything is undone already.
             pass
@@ -221,5 +224,4 @@ class _Seal:
         return sqlite3.SQLITE_DENY if ends_outer or writes_for_real or is_hidden else sqlite3.SQLITE_OK
 
 
-_SAVEPOINT = "asyncsandbox_session"
 _READS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
