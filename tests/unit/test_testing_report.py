@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import asyncsandbox.testing
 from asyncsandbox.testing import Jump, ReplayTokenError, Report, Scenario, Step, StepKind, fault, scenarios
 from asyncsandbox.testing.replay_token import make_token, named_test, read_token
 
@@ -264,3 +265,14 @@ def test_a_token_without_its_start_is_refused() -> None:
     token = make_token("t", Scenario(), {}).removeprefix("as1.")
     with pytest.raises(ReplayTokenError, match="is no replay token"):
         named_test(token)
+
+
+def test_a_report_of_nothing_promises_no_replay() -> None:
+    told = report(token="", steps=()).render()
+    assert "again:" not in told
+    assert "for good:" not in told
+
+
+def test_a_name_the_harness_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = asyncsandbox.testing.no_such_name
