@@ -100,7 +100,8 @@ def dependencies(session: nox.Session, *groups: str) -> None:
 def wheel(session: nox.Session) -> str:
     """Build the wheel that users get, and return where it is."""
     session.install(*PROJECT["build-system"]["requires"])
-    folder = Path(session.create_tmp()) / "dist"
+    # Not in create_tmp(): that makes it TMPDIR, and tests that make projects of their own would make them inside ours.
+    folder = Path(session.virtualenv.location) / "dist"
     shutil.rmtree(folder, ignore_errors=True)
     session.run("hatchling", "build", "-t", "wheel", "-d", str(folder), silent=True)
     (built,) = folder.glob("*.whl")

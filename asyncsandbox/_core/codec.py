@@ -133,7 +133,7 @@ class Canonical:
         if isinstance(value, Enum):
             return {"$enum": f"{type(value).__qualname__}.{value.name}"}
         if isinstance(value, PurePath):
-            return {"$path": value.as_posix()}
+            return {"$path": self._text(value.as_posix())}
         kind = type(value)
         if kind not in self._fields:
             self._fields[kind] = declared_fields(kind)

@@ -66,7 +66,9 @@ async def start_component(component: Component, services: Services) -> None:
         raise ComponentStartError(component.name, phase) from error
 
 
-async def stop_all(components: Iterable[Component], *, before: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+async def stop_all(
+    components: Iterable[Component], *, before: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> None:
     """Stop components in reverse, all of them whatever happens, also when the caller is cancelled meanwhile.
 
     Args:

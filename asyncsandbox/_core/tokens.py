@@ -23,6 +23,7 @@ import types
 import typing
 from collections import deque
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import msgspec
@@ -233,6 +234,8 @@ def tokens_in(value: object, depth: int = 8) -> list[str]:
         return [value.asyncsandbox_label]
     if isinstance(value, str):
         return labels_in(str.__str__(value))
+    if isinstance(value, PurePath):
+        return labels_in(value.as_posix())
     if isinstance(value, bytes | bytearray):
         return labels_in_bytes(value)
     if depth == 0 or value is None or isinstance(value, int | float):
