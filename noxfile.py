@@ -165,8 +165,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks, beside their peers."""
-    dependencies(session, "bench")
-    session.install(wheel(session))
+    dependencies(session, "bench", "bench-testing")
+    session.install(f"{wheel(session)}[all]")
     for script in sorted(Path("benchmarks").glob("bench_*.py")):
         session.run("python", str(script), *session.posargs)
 
