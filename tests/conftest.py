@@ -20,6 +20,8 @@ _unfinished_tasks: list[str] = []
 
 def pytest_configure() -> None:
     """Have asyncio's runners (pytest's and `asyncio.run`) note the unfinished tasks they cancel silently."""
+    # Before its first test pytest-asyncio asks for the current loop, and asyncio would make one that nobody closes.
+    asyncio.set_event_loop(None)
     cancel_all = asyncio.runners._cancel_all_tasks
 
     def note_and_cancel_all(loop: asyncio.AbstractEventLoop) -> None:

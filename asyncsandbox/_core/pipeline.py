@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import (
     DeadlineExceededError,
@@ -45,10 +45,21 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
-BodyStage: TypeAlias = (
-    "Callable[[ActionSpec, str, Callable[[], Coroutine[Any, Any, Any]], Mapping[str, Any]], Coroutine[Any, Any, Any]]"
-)
-"""Runs a body in place of the pipeline: gets the action, its label, the real body and the bound arguments."""
+class BodyStage(Protocol):
+    """Runs a body in place of the pipeline."""
+
+    def __call__(
+        self,
+        runtime: Runtime,
+        spec: ActionSpec,
+        label: str,
+        body: Callable[[], Coroutine[Any, Any, Any]],
+        bound: Mapping[str, Any],
+        /,
+    ) -> Coroutine[Any, Any, Any]:
+        """Return what runs instead of ``body()``, given the label and the bound arguments of the call."""
+        ...
+
 
 body_stage: ContextVar[BodyStage | None] = ContextVar("asyncsandbox_body_stage", default=None)
 """Set by a simulation, for its own tasks only; None everywhere else."""
@@ -101,7 +112,7 @@ async def _read(runtime: Runtime, spec: ActionSpec, args: tuple[Any, ...], kwarg
             raise KnownAfterApplyError(labels[0], f"the read-only action {spec.name!r}", call_site())
     runtime.reads[spec.name] = runtime.reads.get(spec.name, 0) + 1
     with running_action(spec.name):
-        return await _body(spec, spec.name, args, kwargs, spec.arguments.bind(args, kwargs))
+        return await _body(runtime, spec, spec.name, args, kwargs, spec.arguments.bind(args, kwargs))
 
 
 async def _lead(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
@@ -196,19 +207,24 @@ async def _attempt(runtime: Runtime, spec: ActionSpec, row: Row, flight: Flight)
         kwargs = {**kwargs, KEY_PARAMETER: provider_key(row.call.identity, row.generation)}
     limit = _time_left(runtime, spec)
     with running_action(row.call.label):
-        body = _body(spec, row.call.label, flight.args, kwargs, flight.bound)
+        body = _body(runtime, spec, row.call.label, flight.args, kwargs, flight.bound)
         if limit is None:
             return await body
         return await _within(runtime, spec, row, body, limit)
 
 
 def _body(
-    spec: ActionSpec, label: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], bound: Mapping[str, Any]
+    runtime: Runtime,
+    spec: ActionSpec,
+    label: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    bound: Mapping[str, Any],
 ) -> Coroutine[Any, Any, Any]:
     stage = body_stage.get()
     if stage is None:
         return spec.body(*args, **kwargs)
-    return stage(spec, label, functools.partial(spec.body, *args, **kwargs), bound)
+    return stage(runtime, spec, label, functools.partial(spec.body, *args, **kwargs), bound)
 
 
 async def _within(runtime: Runtime, spec: ActionSpec, row: Row, body: Coroutine[Any, Any, Any], limit: float) -> Any:

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .asgi import AsgiClient, Response
     from .calls import ActionCall, Actions
     from .errors import (
         CrashedError,
@@ -34,15 +35,17 @@ if TYPE_CHECKING:
     )
     from .report import Report
     from .scenario import Fault, Jump, Scenario, Sweep, fault, scenarios
+    from .settling import SettlingSandbox
     from .simulated import replay, simulate
     from .simulation import Simulation
     from .stateful import AsyncRuleBasedStateMachine, invariant, rule
-    from .strategies import hostile_values
+    from .strategies import clocks, hostile_values
     from .trace import Step, StepKind
 
 __all__ = [
     "ActionCall",
     "Actions",
+    "AsgiClient",
     "AsyncRuleBasedStateMachine",
     "CrashedError",
     "DeadlockError",
@@ -56,13 +59,16 @@ __all__ = [
     "PromiseBrokenError",
     "ReplayTokenError",
     "Report",
+    "Response",
     "Scenario",
+    "SettlingSandbox",
     "Simulation",
     "SimulationError",
     "Step",
     "StepKind",
     "Sweep",
     "UncoveredError",
+    "clocks",
     "fault",
     "hostile_values",
     "invariant",
@@ -73,6 +79,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "asgi": ("AsgiClient", "Response"),
     "calls": ("ActionCall", "Actions"),
     "errors": (
         "CrashedError",
@@ -96,6 +103,7 @@ _HOMES = {
         "fault",
         "scenarios",
     ),
+    "settling": ("SettlingSandbox",),
     "simulated": (
         "replay",
         "simulate",
@@ -106,7 +114,10 @@ _HOMES = {
         "invariant",
         "rule",
     ),
-    "strategies": ("hostile_values",),
+    "strategies": (
+        "clocks",
+        "hostile_values",
+    ),
     "trace": (
         "Step",
         "StepKind",

@@ -16,14 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import threading
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from .errors import DeadlockError, LivelockError
 from .lanes import SimTask, name_of
+from .patches import Patches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
     from .incarnation import Graveyard
     from .loop import SimLoop
@@ -68,7 +72,7 @@ def let_go(loop: SimLoop, graveyard: Graveyard) -> None:
         return
     asyncio._set_running_loop(loop)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _logging_muted():
             warnings.simplefilter("ignore")
             graveyard.close()
             # Coroutines that dying code made and never awaited are found now, not later in somebody else's test. The
@@ -76,6 +80,14 @@ def let_go(loop: SimLoop, graveyard: Graveyard) -> None:
             gc.collect(0)
     finally:
         asyncio._set_running_loop(None)
+
+
+@contextmanager
+def _logging_muted() -> Generator[None]:
+    """Let nothing that this thread logs reach a handler: a process without power writes no lines."""
+    with Patches(threading.get_ident()) as patches:
+        patches.replace(logging.Logger, "handle", lambda *_: None)
+        yield
 
 
 def note_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

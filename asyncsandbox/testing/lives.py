@@ -12,6 +12,7 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from .asgi import AsgiClient, is_asgi
 from .errors import CrashedError, NothingToRestartError, PromiseBrokenError
 from .trace import StepKind
 
@@ -201,9 +202,11 @@ class Lives:
 
     async def _host(self, life: Life) -> None:
         assert self._factory is not None  # noqa: S101 - for type checkers: nothing boots without one
-        app = self._factory()
+        app: Any = self._factory()
         if inspect.isawaitable(app):
             app = await app
+        if not hasattr(app, "__aenter__") and is_asgi(app):
+            app = AsgiClient(app)
         if not hasattr(app, "__aenter__"):
             self._ready(life, app)
             return

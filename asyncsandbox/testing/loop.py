@@ -106,7 +106,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks_made = 0
         self._born: WeakList[SimTask] = WeakList()
         self._generators: dict[Incarnation | None, WeakList[AsyncGenerator[Any, Any]]] = {}
-        self._incarnations = 0
+        self._incarnations: list[Incarnation] = []
         self._has_dead = False
         self._cut_due: list[Incarnation] = []
         self._graveyard = Graveyard()
@@ -136,11 +136,13 @@ class SimLoop(asyncio.BaseEventLoop):
         return result
 
     def finish(self) -> None:
-        """End the run: cancel what is left, in stock order and undisturbed, let the dead go, close the loop."""
+        """End the run: cut every life, cancel what is left in stock order and undisturbed, let the dead go, close."""
         self.ending = True
         self.heal()
         self.at_step = None
         self._max_steps = self.steps + _ENDING_STEPS
+        for incarnation in self._incarnations:  # an app that stopped in good order is over already
+            self.power_cut(incarnation)
         try:
             wind_down(self, self._born.living())
         finally:
@@ -171,8 +173,9 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def new_incarnation(self) -> Incarnation:
         """Begin a life whose power can be cut; start its first task in `Incarnation.context`."""
-        self._incarnations += 1
-        return Incarnation(self._incarnations)
+        incarnation = Incarnation(len(self._incarnations) + 1)
+        self._incarnations.append(incarnation)
+        return incarnation
 
     def power_cut(self, incarnation: Incarnation) -> None:
         """Stop everything that belongs to a life, for good: no ``finally`` runs while the simulation does.

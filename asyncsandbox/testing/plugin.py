@@ -16,8 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-    from ..sandbox import Sandbox
     from .loop import SimLoop
+    from .settling import SettlingSandbox
     from .simulated import Simulated
 
 T = TypeVar("T")
@@ -130,11 +130,11 @@ def virtual_time() -> VirtualTime:
 
 
 @pytest.fixture
-def sandbox(virtual_time: VirtualTime) -> Sandbox:  # noqa: ARG001 - its presence is what makes the test run in virtual time
+def sandbox(virtual_time: VirtualTime) -> SettlingSandbox:  # noqa: ARG001 - its presence is what makes the test run in virtual time
     """A sandbox that is entered around this test, a coroutine function: a dry run with a database in memory."""
-    from ..sandbox import Sandbox
+    from .settling import SettlingSandbox
 
-    return Sandbox(dry_run=True, use_memory_db=True)
+    return SettlingSandbox(dry_run=True, use_memory_db=True)
 
 
 def _replaying(item: pytest.Function) -> Callable[..., None] | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LINES = 40
 _CONTEXT = 4
+_REACH = {None: "", True: "; reachable: timing", False: "; needs a slower loop than stock asyncio"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Report:
         fixtures: What else the test got, as Python text; an empty string where it has none.
         error: What failed, in one line.
         unhandled: Other errors that nobody looked at, such as those that ended a task.
+        reachable: Whether it fails alike with pauses only where stock asyncio can be slow: at answers of timers,
+            executor jobs, databases and actions. None where nothing is paused.
         runs: How many simulated runs it took in this example.
         token: For ``pytest --sim-replay=``, or an empty string where an input has no literal form.
         steps: What happened.
@@ -46,6 +49,7 @@ class Report:
     test: str
     scenario: Scenario
     error: str
+    reachable: bool | None = None
     runs: int = 1
     token: str = ""
     unhandled: tuple[str, ...] = ()
@@ -56,7 +60,7 @@ class Report:
     @property
     def headline(self) -> str:
         """Its size in one line."""
-        return f"{self.scenario.describe()}; found in run {self.runs}"
+        return f"{self.scenario.describe()}; found in run {self.runs}{_REACH[self.reachable]}"
 
     @property
     def example(self) -> str:
@@ -111,6 +115,7 @@ class Report:
             "scenario": repr(self.scenario),
             "inputs": dict(self.inputs),
             "unhandled": list(self.unhandled),
+            "reachable": self.reachable,
             "runs": self.runs,
             "token": self.token,
             "steps": [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .errors import PromiseBrokenError
 from .lanes import _is_users as is_users
+from .latency import LatencyLoop
 from .loop import SimLoop
 from .simulation import Simulation
 from .trace import StepKind
@@ -35,6 +36,7 @@ class Run:
 
     Attributes:
         extent: How far it went.
+        length: Its steps and virtual seconds: two runs that differ here took different paths.
         trace: What happened; empty unless recorded.
         told: How many steps of it came before the end of the test.
         error: What it raised.
@@ -44,6 +46,7 @@ class Run:
     """
 
     extent: Extent
+    length: tuple[int, float]
     trace: Trace
     told: int
     error: BaseException | None
@@ -65,14 +68,24 @@ def _unplaced(step: Step) -> Step:
     return replace(step, where="", source="")
 
 
-def run_once(test: Test, scenario: Scenario, inputs: Mapping[str, Any], *, record: bool = True) -> Run:
+def run_once(
+    test: Test, scenario: Scenario, inputs: Mapping[str, Any], *, record: bool = True, slow_loop: bool = True
+) -> Run:
     """Run a test once.
+
+    Args:
+        test: What to run.
+        scenario: What goes wrong.
+        inputs: What the test gets besides the simulation.
+        record: Whether to keep the trace.
+        slow_loop: Whether pauses may be anywhere; otherwise only where stock asyncio can be slow, and without a trace.
 
     Raises:
         KeyboardInterrupt: Somebody pressed a key.
         SystemExit: The test ended the process.
     """
-    loop = SimLoop(pauses=scenario.pauses, record=record)
+    pauses = scenario.pauses
+    loop = SimLoop(pauses=pauses, record=record) if slow_loop else LatencyLoop(pauses=pauses)
     error: BaseException | None = None
     with _collector_asleep(), closing(loop), world(loop):
         simulation = Simulation(loop, scenario)
@@ -85,6 +98,7 @@ def run_once(test: Test, scenario: Scenario, inputs: Mapping[str, Any], *, recor
     unhandled = _unhandled(loop, simulation.unfinished or ())
     return Run(
         extent=simulation.extent,
+        length=(loop.steps, loop.time()),
         trace=loop.trace,
         told=simulation.told,
         error=error or next(iter(unhandled), None) or _leak(loop),

@@ -169,6 +169,8 @@ class Extent:
 class Sweep:
     """Every scenario in which at most one thing goes wrong. `scenarios` draws it first; shrinking comes back to it.
 
+    A pause that leads somewhere else is worth a second one: with ``pairs``, those are tried after all the single ones.
+
     Attributes:
         pauses: Whether to try every single pause.
         faults: The faults to try, each at every call of its action.
@@ -176,6 +178,7 @@ class Sweep:
         duplicates: Whether to let every call from the test to the app arrive twice.
         jumps: Whether to let the clock jump by a day, forward and back.
         most: How many scenarios at most; crashes and pauses beyond it are sampled evenly.
+        pairs: Whether to try a second pause after each that made the run longer or shorter.
     """
 
     pauses: bool = False
@@ -184,6 +187,7 @@ class Sweep:
     duplicates: bool = False
     jumps: bool = False
     most: int = 400
+    pairs: bool = False
 
     def __repr__(self) -> str:
         named = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
@@ -218,6 +222,24 @@ class Sweep:
         room = max(self.most - len(few), 0)
         crashes = _sample(crashes, max(room - len(pauses), room // 2))
         return (*few, *crashes, *_sample(pauses, room - len(crashes)))[: self.most]
+
+    def seconds(self, turned: Iterable[tuple[Scenario, Extent]], tried: int) -> tuple[Scenario, ...]:
+        """Return the scenarios with a second pause, as many as ``tried`` ones leave room for.
+
+        Args:
+            turned: The single pauses that led somewhere else, each with how far the run went.
+            tried: How many scenarios were tried before.
+
+        Example:
+            >>> Sweep(pauses=True, pairs=True).seconds([(Scenario(pauses=(1,)), Extent(points=4))], 5)
+            (Scenario(pauses=(1, 2)), Scenario(pauses=(1, 3)))
+        """
+        pairs = [
+            Scenario(pauses=(*single.pauses, point))
+            for single, extent in turned
+            for point in range(single.pauses[-1] + 1, extent.points)
+        ]
+        return tuple(_sample(pairs, max(self.most - tried, 0)))
 
 
 def scenarios(  # noqa: PLR0913 - one keyword per kind of trouble
@@ -260,7 +282,7 @@ def scenarios(  # noqa: PLR0913 - one keyword per kind of trouble
     for each in known:
         if not isinstance(each, Fault):
             raise ConfigurationError("scenarios: faults", each, 'make each by fault("card.charge", TimeoutError)')
-    everything = Sweep(pauses > 0, known, crashes > 0, duplicates > 0, jumps > 0, sweep)
+    everything = Sweep(pauses > 0, known, crashes > 0, duplicates > 0, jumps > 0, sweep, pairs=pauses > 1)
     # Two scales, for a step of a short program and of a long one are equally likely to matter.
     moments = st.integers(0, min(_NEAR, horizon)) | st.integers(0, horizon)
     calls = st.integers(1, _CALLS)

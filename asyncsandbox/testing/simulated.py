@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from .runs import Run, Test
+    from .scenario import Extent
 
 _FAILURES = (Exception, pytest.fail.Exception)
 _ATTRIBUTE = "asyncsandbox_simulated"
@@ -109,9 +110,17 @@ class Simulated:
         first = attempt(Scenario())
         if scenario.crashes and not first.started:
             raise NothingToRestartError
-        for single in scenario.singles(first.extent):
+        singles = scenario.singles(first.extent)
+        turned: dict[tuple[int, float], tuple[Scenario, Extent]] = {first.length: (Scenario(), first.extent)}
+        for single in singles:
             with suppress(UnsatisfiedAssumption):
-                attempt(single)
+                run = attempt(single)
+                if scenario.pairs and single.pauses:
+                    turned.setdefault(run.length, (single, run.extent))
+        del turned[first.length]
+        for double in scenario.seconds(turned.values(), len(singles)):
+            with suppress(UnsatisfiedAssumption):
+                attempt(double)
 
     def require_covered(self) -> None:
         """Check the coverage counters, where the test asked for it.
@@ -157,6 +166,7 @@ class Simulated:
             scenario=scenario,
             error=_headline(error),
             unhandled=tuple(repr(each) for each in recorded.unhandled if each is not error),
+            reachable=_is_reachable(function, inputs, scenario, error),
             runs=self.runs - before,
             inputs={name: repr(value) for name, value in drawn.items()},
             fixtures={name: self._text(value) for name, value in inputs.items() if name in self.fixtures},
@@ -240,6 +250,14 @@ def simulated_of(test: Callable[..., object]) -> Simulated:
     if not isinstance(found, Simulated):
         raise ConfigurationError("replay: test", test, "give a test that is decorated with @simulate")
     return found
+
+
+def _is_reachable(function: Test, inputs: Mapping[str, Any], scenario: Scenario, error: BaseException) -> bool | None:
+    """Return whether it fails alike where only the world outside is slow; None where nothing is paused."""
+    if not scenario.pauses:
+        return None
+    found = run_once(function, scenario, inputs, slow_loop=False).error
+    return found is not None and (type(found), _headline(found)) == (type(error), _headline(error))
 
 
 def _headline(error: BaseException) -> str:

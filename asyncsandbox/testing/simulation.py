@@ -19,27 +19,30 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
+from .._core import context as core_context
 from .._core.clock import SystemClock
-from .._core.context import current_host
 from .._core.decorators import by_name
 from .._core.pipeline import body_stage
 from .._core.planned import ActionKind
-from .._core.runtime import Runtime
 from .._core.settings import require_number
 from ..errors import ActionNotFoundError, ConfigurationError
+from .asgi import is_asgi
 from .calls import ActionCall, Actions
 from .errors import CrashedError, PromiseBrokenError
 from .lives import Handle, Lives
 from .scenario import Extent
 from .trace import StepKind
+from .verdicts import Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from .._core.clock import Clock
     from .._core.planned import ActionSpec
+    from .._core.runtime import Runtime
+    from .asgi import Asgi, AsgiClient
     from .loop import SimLoop
     from .scenario import Fault, Scenario
 
@@ -83,6 +86,7 @@ class Simulation:
         self._broken: PromiseBrokenError | None = None
         self._healed_at: int | None = None
         self._seen: set[tuple[str, str, int]] = set()
+        self._verdicts = Verdicts(core_context._hosts.get(loop, ()))  # noqa: SLF001 - the world put the list there
 
     @property
     def started(self) -> bool:
@@ -108,7 +112,11 @@ class Simulation:
         """The simulated clock."""
         return SystemClock()
 
-    async def start(self, factory: Callable[[], Awaitable[T] | T]) -> T:
+    @overload
+    async def start(self, factory: Asgi) -> AsgiClient: ...
+    @overload
+    async def start(self, factory: Callable[[], Awaitable[T] | T]) -> T: ...
+    async def start(self, factory: Callable[..., Any]) -> Any:
         """Start the app under test; a power cut calls the factory again.
 
         Whatever the factory, and what it returns, keeps in memory is lost in a power cut. What outlives one (a store,
@@ -116,7 +124,8 @@ class Simulation:
 
         Args:
             factory: Makes the app, a plain or coroutine function. An app with ``async with`` is entered, and left
-                in good order at the end of the run.
+                in good order at the end of the run. Of an ASGI app the lifespan is run, and the handle is a client
+                of it: ``await app.get("/")``. An ASGI app itself will do, but what it remembers outlives power cuts.
 
         Returns:
             A handle on the app, whichever life it is in. Coroutine methods called on it run inside the app.
@@ -127,8 +136,8 @@ class Simulation:
         """
         if self._lives.started:
             raise ConfigurationError("sim.start", factory, "one app per simulation: have one factory make all it needs")
-        await self._lives.start(factory)
-        return cast("T", Handle(self._lives))
+        await self._lives.start((lambda: factory) if is_asgi(factory) else factory)
+        return Handle(self._lives)
 
     async def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a coroutine function inside the app, so that it dies with it.
@@ -281,6 +290,7 @@ class Simulation:
     def _check(self) -> None:
         if self._lives.failure is not None:
             raise self._lives.failure
+        self._broken = self._broken or self._verdicts.find_wrong()
         if self._broken is None:
             for holds, promise in self._always:
                 if not _ask(holds, otherwise=True):
@@ -292,19 +302,30 @@ class Simulation:
             raise self._broken
 
     async def _stage(
-        self, spec: ActionSpec, label: str, body: Callable[[], Coroutine[Any, Any, Any]], bound: Mapping[str, Any]
+        self,
+        runtime: Runtime,
+        spec: ActionSpec,
+        label: str,
+        body: Callable[[], Coroutine[Any, Any, Any]],
+        bound: Mapping[str, Any],
     ) -> Any:
         """Stand in for the body of an action: on the way there, it happens, on the way back."""
         self._begun[spec.name] += 1
         fault = self._fault(spec.name, self._begun[spec.name])
-        await asyncio.sleep(0)
+        await self.travel()
         if fault is not None and not fault.after:
             raise self._fail(fault, label, "before it happened")
         result = await self._happen(spec, label, body, bound)
-        await asyncio.sleep(0)
+        if spec.kind is not ActionKind.READ_ONLY or spec.name in self._stubs:
+            self._note(runtime, spec, label, bound)
+        await self.travel()
         if fault is not None:
             raise self._fail(fault, label, "after it happened, the reply was lost")
         return result
+
+    async def travel(self) -> None:
+        """Be on the way to the world, or back: a moment that may take long."""
+        await asyncio.sleep(0)
 
     def _fault(self, action: str, nth: int) -> Fault | None:
         return next((each for each in self._faults if (each.action, each.nth) == (action, nth)), None)
@@ -327,12 +348,11 @@ class Simulation:
             return await body()
         else:
             result = spec.dry_result(bound, label)
-        self._note(spec, label, bound)
         return result
 
-    def _note(self, spec: ActionSpec, label: str, bound: Mapping[str, Any]) -> None:
+    def _note(self, runtime: Runtime, spec: ActionSpec, label: str, bound: Mapping[str, Any]) -> None:
         key = label.removeprefix(f"{spec.name}[").removesuffix("]")
-        generation, dry_run = _generation(spec.name, key)
+        generation = _generation(runtime, spec.name, key)
         call = ActionCall(
             action=spec.name,
             key=key,
@@ -346,7 +366,7 @@ class Simulation:
         self.loop.mark(StepKind.ACTION, f"{label} #{times}" if times > 1 else label)
         if spec.kind is ActionKind.READ_ONLY:
             return
-        if dry_run:
+        if runtime.dry_run:
             self._broken = PromiseBrokenError("a dry run applies nothing", f"{label} happened")
         elif not key.startswith("~") and (spec.name, key, generation) in self._seen:
             self._broken = PromiseBrokenError("an action happens at most once per key", f"{label} happened twice")
@@ -360,11 +380,8 @@ def _ask(holds: Callable[[], object], *, otherwise: bool) -> bool:
         return otherwise
 
 
-def _generation(action: str, key: str) -> tuple[int, bool]:
-    """Return the generation of this call, and whether its sandbox is in a dry run."""
-    host = current_host(action)
-    assert isinstance(host, Runtime)  # noqa: S101 - for type checkers: nothing else runs bodies
+def _generation(runtime: Runtime, action: str, key: str) -> int:
     try:
-        return host.ledger.get_row(action, key).generation, host.dry_run
+        return runtime.ledger.get_row(action, key).generation
     except ActionNotFoundError:
-        return 1, host.dry_run
+        return 1

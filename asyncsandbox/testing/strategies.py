@@ -12,12 +12,24 @@
 
 from __future__ import annotations
 
+import random
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
+from .._core.clock import SystemClock
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     from hypothesis.strategies import SearchStrategy
+
+    from .._core.clock import Clock
+
+_MAX_JUMP_SECONDS = 10 * 365 * 86_400
+_READINGS = 100
 
 
 class Unprintable:
@@ -31,6 +43,70 @@ class Unprintable:
 
     def __iter__(self) -> Any:
         raise RuntimeError("it cannot be iterated over")
+
+
+class UnsteadyClock(SystemClock):
+    """A clock whose time of day is set while it is being used; see `clocks`.
+
+    Args:
+        moves: By reading of the time of day, from 0: seconds by which it is set forward or back just before, or None
+            to have it stand still until the next of them.
+        seed: Where its random numbers come from.
+
+    Concurrency: for one thread. Cancellation: of `sleep`, as of `asyncio.sleep`.
+    """
+
+    __slots__ = ("_chance", "_moves", "_offset", "_readings", "_seed", "_stands_at")
+
+    def __init__(self, moves: Mapping[int, float | None], *, seed: int = 0) -> None:
+        self._moves = moves
+        self._seed = seed
+        self._chance = random.Random(seed)  # noqa: S311 - a test keeps no secrets
+        self._offset = timedelta()
+        self._readings = 0
+        self._stands_at: datetime | None = None
+
+    def __repr__(self) -> str:
+        return f"UnsteadyClock({self._moves!r}, seed={self._seed})"
+
+    def now(self) -> datetime:
+        """Return the time of day as it is set, in UTC."""
+        reading, self._readings = self._readings, self._readings + 1
+        if reading in self._moves:
+            seconds = self._moves[reading]
+            self._stands_at = super().now() + self._offset if seconds is None else None
+            self._offset += timedelta(seconds=seconds or 0)
+        return self._stands_at or super().now() + self._offset
+
+    def random(self) -> float:
+        """Return a number in [0, 1) that the seed decides."""
+        return self._chance.random()
+
+    def random_hex(self, size: int) -> str:
+        """Return ``size`` bytes that the seed decides, as hexadecimal digits."""
+        return self._chance.randbytes(size).hex()
+
+
+def clocks() -> SearchStrategy[Clock]:
+    """Draw clocks whose time of day jumps, stands still or goes back by up to ten years, as clocks of machines do.
+
+    Monotonic time and sleep are those of the running loop, so they never go back. Random numbers come from a drawn
+    seed. For `Sandbox(clock=...)` and for whatever else takes a `Clock`. It shrinks to a clock that nobody sets.
+
+    Returns:
+        A Hypothesis strategy. What it draws belongs to one example: the readings are counted.
+
+    Example:
+        >>> from hypothesis import given
+        >>> @given(clocks())
+        ... def test_a_duration_is_never_negative(clock: Clock) -> None:
+        ...     began = clock.monotonic()
+        ...     assert clock.monotonic() >= began
+        >>> test_a_duration_is_never_negative()
+    """
+    seconds = st.floats(-_MAX_JUMP_SECONDS, _MAX_JUMP_SECONDS) | st.integers(-_MAX_JUMP_SECONDS, _MAX_JUMP_SECONDS)
+    moves = st.dictionaries(st.integers(0, 5) | st.integers(0, _READINGS), st.none() | seconds, max_size=4)
+    return st.builds(UnsteadyClock, moves, seed=st.integers(0, 2**32))
 
 
 def hostile_values() -> SearchStrategy[Any]:

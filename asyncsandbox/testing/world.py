@@ -2,8 +2,9 @@
 
 It governs, for the thread that entered it: `time.time`, `monotonic` (and their ``_ns``), `time.sleep`, `uuid`,
 `os.urandom`, `secrets` and `random`; aiosqlite's and anyio's threads become steps of the loop. Sockets, processes and
-threads are refused with an `EscapedError`. It does not govern `datetime.now`, `time.perf_counter`, and names that
-were imported out of their module before (``from time import time``). Everything is put back at the end.
+threads are refused with an `EscapedError`. It does not govern `datetime.now`, `time.perf_counter`, the names of
+temporary files, and names that were imported out of their module before (``from time import time``). Everything is
+put back at the end.
 
 >>> import asyncio, time
 >>> from asyncsandbox.testing.loop import SimLoop
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 import threading
 import time
 import uuid
@@ -34,6 +36,7 @@ import anyio.from_thread
 from anyio._backends._asyncio import AsyncIOBackend  # anyio's only door to its worker threads
 
 from .._core import context as core_context
+from .._core.runtime import Runtime
 from .errors import NestedWorldError
 from .incarnation import current_incarnation
 from .patches import Patches
@@ -70,6 +73,7 @@ def world(loop: SimLoop, *, seed: int = 0) -> Generator[None]:
     try:
         with ExitStack() as stack:
             patches = stack.enter_context(Patches(threading.get_ident()))
+            _seed_temporary_names()
             _govern_time(patches, loop)
             stack.enter_context(_governed_chance(patches, seed))
             _replace_anyio_threads(patches, loop)
@@ -96,6 +100,12 @@ def _govern_time(patches: Patches, loop: SimLoop) -> None:
     patches.replace(time, "monotonic", loop.time)
     patches.replace(time, "monotonic_ns", lambda: round(loop.time() * 1e9))
     patches.replace(time, "sleep", sleep)
+
+
+def _seed_temporary_names() -> None:
+    # Temporary files are real: were their names governed, processes that simulate at once would all draw the same ones,
+    # and this one would go on drawing from the seed when the simulation is over.
+    _ = tempfile._get_candidate_names().rng  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @contextmanager
@@ -144,13 +154,20 @@ def _replace_anyio_threads(patches: Patches, loop: SimLoop) -> None:
 
 
 class _Hosts(list["Host"]):
-    """The sandboxes running on a loop; the power cut of a life takes its own out, as they cannot stop any more."""
+    """The sandboxes running on a loop; the power cut of a life takes its own out and silences them."""
 
     def append(self, host: Host) -> None:
         super().append(host)
         incarnation = current_incarnation()
         if incarnation is not None:
-            incarnation.on_cut(partial(core_context.unregister_host, host))
+            incarnation.on_cut(partial(_forget, host))
+
+
+def _forget(host: Host) -> None:
+    # It cannot stop any more, and what its dead tasks do when they are let go is no news to anybody.
+    core_context.unregister_host(host)
+    if isinstance(host, Runtime):  # pragma: no branch - no other kind runs in the package
+        host.journal._listeners.clear()  # noqa: SLF001 - a journal has no other reason to know of power cuts
 
 
 @contextmanager

@@ -322,7 +322,7 @@ async def test_who_joins_a_call_that_is_being_given_up_leads_the_next() -> None:
 
 
 async def test_a_simulation_may_stand_in_for_the_body() -> None:
-    async def stage(spec: Any, label: str, body: Any, bound: Any) -> str:
+    async def stage(_runtime: Any, _spec: Any, label: str, body: Any, bound: Any) -> str:
         return f"{label} {bound['key']} {await body()}"
 
     @irreversible("card.charge", key=lambda key: key)

@@ -51,7 +51,14 @@ def test_the_simplest_draw_is_the_sweep() -> None:
 
     first()
     assert drawn == [
-        Sweep(pauses=True, faults=(LOST, fault("mail.send", OSError)), crashes=True, duplicates=True, jumps=True)
+        Sweep(
+            pauses=True,
+            faults=(LOST, fault("mail.send", OSError)),
+            crashes=True,
+            duplicates=True,
+            jumps=True,
+            pairs=True,
+        )
     ]
 
 

@@ -1,13 +1,25 @@
 """What a simulated test holds: an app that survives power cuts, stubs, faults, promises, and a liveness phase."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
 
-from asyncsandbox import Sandbox, irreversible, read_only
+from asyncsandbox import (
+    CheckResult,
+    Component,
+    Level,
+    LogSettings,
+    MemorySink,
+    Sandbox,
+    StdlibSink,
+    irreversible,
+    read_only,
+)
+from asyncsandbox._core.context import Host
 from asyncsandbox.errors import ConfigurationError
 from asyncsandbox.testing import (
     CrashedError,
@@ -19,6 +31,7 @@ from asyncsandbox.testing import (
     fault,
 )
 from asyncsandbox.testing.runs import Run, run_in_world, run_once
+from asyncsandbox.testing.verdicts import Verdicts
 
 Body = Callable[..., Coroutine[Any, Any, object]]
 
@@ -633,3 +646,105 @@ def test_a_run_without_trouble_in_a_world_of_its_own() -> None:
     assert run_in_world(lambda _loop: hour()) == "done"
     with pytest.raises(PromiseBrokenError):
         run_in_world(lambda _loop: leave())
+
+
+# ------------------------------------------------------------------ the dead are silent
+
+
+class Pump(Component):
+    """Says goodbye in every way there is."""
+
+    name = "pump"
+
+    async def _start(self) -> None:
+        _ = self.spawn(self._pump(), name="pump")
+
+    async def _pump(self) -> None:
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            logging.getLogger("shop").error("goodbye")
+            self.services.journal.publish("pump.stopped", component=self.name, level=Level.ERROR)
+
+
+def speak_of_the_dead(caplog: pytest.LogCaptureFixture, *, cut: bool) -> None:
+    """Check that a life which loses power, or is up when its run fails, writes no line after that."""
+    sink = MemorySink()
+
+    async def test(sim: Simulation) -> None:
+        sim.stub("card.charge", lambda: asyncio.sleep(500))
+        log = LogSettings(sinks=(sink, StdlibSink()))
+        await sim.start(lambda: Sandbox(dry_run=False, extra=(Pump(),), logger=log))
+        calling = asyncio.create_task(sim.call(charge, "1"))
+        await asyncio.sleep(1)
+        if not cut:
+            raise ZeroDivisionError
+        sim.crash()
+        with pytest.raises(CrashedError):
+            await calling
+
+    assert type(run(test).error) is (type(None) if cut else ZeroDivisionError)
+    said = " ".join([*caplog.messages, *(line["event"] for line in sink.get_lines())])
+    # Only the second life says goodbye, which stops in good order.
+    assert [said.count(each) for each in ("goodbye", "pump.stopped", "unknown")] == ([1, 2, 0] if cut else [0, 0, 0])
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_dead_life_does_not_speak(caplog: pytest.LogCaptureFixture, cut: bool) -> None:
+    speak_of_the_dead(caplog, cut=cut)
+
+
+@pytest.mark.parametrize(
+    ("fence", "without"),
+    [
+        ("ending._logging_muted", nullcontext),
+        ("world._forget", lambda _host: None),
+        ("loop.SimLoop.power_cut", lambda *_: None),
+    ],
+)
+def test_the_check_catches_a_missing_fence(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fence: str, without: Any
+) -> None:
+    monkeypatch.setattr(f"asyncsandbox.testing.{fence}", without)
+    with pytest.raises(AssertionError):
+        speak_of_the_dead(caplog, cut=False)
+
+
+# ------------------------------------------------------------------ the verdict
+
+
+def go_while_a_check_fails(**check: Any) -> Run:
+    """Run a sandbox whose check passes, fails, and passes again."""
+
+    async def test(sim: Simulation) -> None:
+        async with Sandbox() as box:
+            answers = iter([True, False, True])
+            box.readiness.register_check("disk", lambda: next(answers), **check)
+            for _ in range(3):
+                await box.is_ready()
+
+    return run(test)
+
+
+@pytest.mark.parametrize("critical", [True, False])
+def test_a_right_verdict_is_no_false_alarm(critical: bool) -> None:
+    assert go_while_a_check_fails(critical=critical).error is None
+
+
+@pytest.mark.parametrize("name", ["forbids", "blocks"])
+def test_go_is_never_true_while_a_critical_check_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CheckResult, name, False)
+    error = go_while_a_check_fails().error
+    assert isinstance(error, PromiseBrokenError)
+    assert "while a critical check fails: DEGRADED though disk failed" in str(error)
+    assert go_while_a_check_fails(critical=False).error is None
+
+
+def test_the_verdicts_of_other_hosts_are_not_ours() -> None:
+    assert Verdicts([Host(name="other", dry_run=True)]).find_wrong() is None
+
+
+def test_a_check_that_is_missing_counts_as_critical(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CheckResult, "forbids", False)
+    error = go_while_a_check_fails(depends_on=("network",)).error
+    assert "disk, network failed" in str(error)

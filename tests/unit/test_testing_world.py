@@ -9,6 +9,7 @@ import secrets
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -86,6 +87,22 @@ def test_the_property_catches_a_world_that_does_not_govern(missing, monkeypatch)
     monkeypatch.setattr(f"asyncsandbox.testing.world.{missing}", lambda *_: contextlib.nullcontext())
     with pytest.raises(AssertionError):
         check_governed(0)
+
+
+def draw_temporary_name(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(tempfile, "_name_sequence", None)  # as in a new process
+
+    async def main() -> str:
+        with tempfile.NamedTemporaryFile() as file:
+            return file.name
+
+    return simulate(main)[0]
+
+
+def test_processes_that_simulate_at_once_draw_different_temporary_names(monkeypatch):
+    assert draw_temporary_name(monkeypatch) != draw_temporary_name(monkeypatch)
+    monkeypatch.setattr("asyncsandbox.testing.world._seed_temporary_names", lambda: None)
+    assert draw_temporary_name(monkeypatch) == draw_temporary_name(monkeypatch)  # what it prevents
 
 
 def test_everything_is_put_back():

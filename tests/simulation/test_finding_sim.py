@@ -1,0 +1,69 @@
+"""How soon `simulate` finds the planted bugs of benchmarks/bench_finding.py, and how small it makes them."""
+
+import asyncio
+import importlib.util
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from asyncsandbox.testing import Scenario, Sweep
+from asyncsandbox.testing.scenario import Extent
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "bench_finding.py"
+SIMPLE = ["lost_update", "crossed_locks", "missed_wakeup", "double_charge"]
+DEEP = "second_try"
+
+
+@pytest.fixture(scope="module")
+def finding() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_finding", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", [*SIMPLE, DEEP])
+def test_a_planted_bug_does_not_show_in_stock_order(finding: ModuleType, name: str) -> None:
+    asyncio.run(finding.planted()[name]())
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_a_simple_bug_is_found_within_50_runs(finding: ModuleType, name: str) -> None:
+    found = finding.find(finding.planted()[name])
+    assert found.runs <= 50
+    assert found.size == 1
+
+
+def test_the_deep_bug_is_found_within_300_runs(finding: ModuleType) -> None:
+    found = finding.find(finding.planted()[DEEP])
+    assert found.runs <= 300
+    assert found.size == 2
+
+
+def test_single_pauses_alone_do_not_find_the_deep_bug(finding: ModuleType) -> None:
+    assert finding.find(finding.planted()[DEEP], pairs=False) is None
+
+
+def test_generated_bugs_are_found_and_made_small(finding: ModuleType) -> None:
+    founds = [finding.find(program) for program in finding.generated(30)]
+    assert all(founds)
+    assert statistics.median(found.size for found in founds) == 1
+    assert max(found.size for found in founds) <= 2
+
+
+def test_a_program_without_a_bug_raises_no_alarm(finding: ModuleType) -> None:
+    assert finding.find(finding.schedule, examples=50) is None
+
+
+@pytest.mark.parametrize(("tried", "pairs"), [(0, 3), (398, 2), (400, 0), (500, 0)])
+def test_second_pauses_take_the_room_that_single_ones_left(tried: int, pairs: int) -> None:
+    turned = [(Scenario(pauses=(1,)), Extent(points=4)), (Scenario(pauses=(2,)), Extent(points=4))]
+    doubles = Sweep(pauses=True, pairs=True).seconds(turned, tried)
+    assert len(set(doubles)) == len(doubles) == pairs
+    assert set(doubles) <= {Scenario(pauses=(1, 2)), Scenario(pauses=(1, 3)), Scenario(pauses=(2, 3))}
