@@ -89,7 +89,7 @@ def place_of(coroutine: Any) -> Place:
         if frame is None:
             break
         code = frame.f_code
-        if place[0] is None or _is_users(code.co_filename):
+        if place[0] is None or is_users(code.co_filename):
             place = (code, frame.f_lasti)
         coroutine = coroutine.cr_await
     return place
@@ -97,7 +97,7 @@ def place_of(coroutine: Any) -> Place:
 
 def place_here(frame: FrameType | None) -> Place:
     """Return code and offset of the innermost frame of the user's code."""
-    while frame is not None and not _is_users(frame.f_code.co_filename):
+    while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
     return NOWHERE if frame is None else (frame.f_code, frame.f_lasti)
 
@@ -110,7 +110,7 @@ _LIBRARIES = (
 _users: dict[str, bool] = {}  # asked at every step
 
 
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
     found = _users.get(filename)
     if found is None:
         found = _users[filename] = not filename.startswith(_LIBRARIES)

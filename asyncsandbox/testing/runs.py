@@ -7,8 +7,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from .errors import PromiseBrokenError
-from .lanes import _is_users as is_users
+from hypothesis.errors import FailedHealthCheck
+
+from .errors import NestedWorldError, PromiseBrokenError
+from .lanes import is_users
 from .latency import LatencyLoop
 from .loop import SimLoop
 from .simulation import Simulation
@@ -94,7 +96,7 @@ def run_once(
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as raised:  # noqa: BLE001 - skips and failures of pytest are no Exceptions
-            error = raised
+            error = _nested(raised) or raised
     unhandled = _unhandled(loop, simulation.unfinished or ())
     return Run(
         extent=simulation.extent,
@@ -106,6 +108,15 @@ def run_once(
         fired=simulation.get_fired(),
         started=simulation.started,
     )
+
+
+def _nested(error: BaseException) -> NestedWorldError | None:
+    """Say it in our words where Hypothesis noticed a simulation inside this one before it had begun."""
+    if not isinstance(error, FailedHealthCheck) or "nested_given" not in str(error):
+        return None
+    nested = NestedWorldError()
+    nested.__cause__ = error
+    return nested
 
 
 def run_in_world(begin: Callable[[SimLoop], Coroutine[Any, Any, T]]) -> T:

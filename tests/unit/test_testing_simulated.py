@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FailedHealthCheck
 
 from asyncsandbox.errors import ConfigurationError
 from asyncsandbox.testing import (
@@ -295,6 +296,28 @@ def test_crashes_need_an_app() -> None:
         pass
 
     assert isinstance(error_of(test), NothingToRestartError)
+
+
+def test_a_simulated_test_called_inside_another_is_refused_in_our_words() -> None:
+    @quiet
+    @simulate(scenarios())
+    async def test(sim: Simulation) -> None:
+        @simulate(scenarios())
+        async def inner(sim: Simulation) -> None:
+            raise AssertionError
+
+        inner()
+
+    assert isinstance(error_of(test), NestedWorldError)
+
+
+def test_another_failed_health_check_stays_what_it_is() -> None:
+    @quiet
+    @simulate(scenarios())
+    async def test(sim: Simulation) -> None:
+        raise FailedHealthCheck("too slow")
+
+    assert isinstance(error_of(test), FailedHealthCheck)
 
 
 def test_a_simulation_holds_no_other() -> None:
