@@ -75,7 +75,7 @@ def trouble_with_import(error: BaseException, what: str) -> Trouble:
     if isinstance(error, SyntaxError) and error.filename:
         where, said = f"{error.filename}:{error.lineno}: ", error.msg
     else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
         where, said = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else "", str(error)
     return Trouble(f"{what} cannot be imported: {where}{type(error).__name__}: {said}; mend it and try again")
 
@@ -103,13 +103,13 @@ def _trimmed(error: BaseException) -> Iterator[str]:
     waiting = [told]
     while waiting:
         one = waiting.pop()
-        kept = [frame for frame in one.stack if is_users(frame.filename)]
+        kept = [frame for frame in one.stack if _is_users(frame.filename)]
         one.stack = traceback.StackSummary.from_list(kept or list(one.stack)[-1:])
         waiting += filter(None, (one.__cause__, one.__context__, *(one.exceptions or ())))
     return told.format()
 
 
-def is_users(filename: str) -> bool:
+def _is_users(filename: str) -> bool:
     path = os.path.realpath(filename)
     return not filename.startswith("<") and not path.startswith(_NOT_THE_USERS)
 
