@@ -15,6 +15,8 @@ LEAVES = [error for error in CLASSES if error not in GROUPS]
 MADE_UP = {
     "str": lambda name: f"the {name} in question",
     "object": lambda name: 17,
+    "float": lambda name: 2.5,
+    "float | None": lambda name: 2.5,
     "int": lambda name: 4711,
     "tuple[str, ...]": lambda name: (f"one {name}", f"another {name}"),
 }
@@ -31,8 +33,8 @@ def draw_tree(error: type, indent: str = "    ") -> list[str]:
     """Draw the classes below one as the docstring does: name, builtin mixins, in the docstring's order."""
     lines: list[str] = []
     children = sorted(
-        (child for child in error.__subclasses__() if child.__module__ == errors.__name__),
-        key=lambda child: inspect.getsourcelines(child)[1],
+        (child for child in error.__subclasses__() if child.__module__.startswith(errors.__name__)),
+        key=lambda child: (child.__module__, inspect.getsourcelines(child)[1]),
     )
     for number, child in enumerate(children):
         mixins = ", ".join(base.__name__ for base in child.__bases__ if base.__module__ == "builtins")

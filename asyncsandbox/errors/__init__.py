@@ -1,0 +1,81 @@
+"""Every exception that more than one file raises, under one root.
+
+    SandboxError
+    ├── ConfigurationError(ValueError)        a setting or a declaration is wrong; nothing was started
+    ├── LifecycleError
+    │   ├── NotStartedError                   used before start() or after stop()
+    │   ├── ComponentStartError               a component did not start; what had started was stopped
+    │   └── ComponentStopError                a component did not stop cleanly; the others were stopped
+    ├── NoSandboxError(LookupError)           an action was called and no single running sandbox could be found
+    ├── ActionError
+    │   ├── NestedActionError                 an action was called inside the body of another action
+    │   ├── IdempotencyConflictError          one key, two different sets of facts
+    │   ├── KnownAfterApplyError              the program looked at a value that exists only after apply
+    │   ├── DeadlineExceededError(TimeoutError)  the deadline passed before the action started; it was not run
+    │   ├── OutcomeUnknownError               the action started and nobody knows whether it happened
+    │   ├── ActionNotFoundError(LookupError)  the ledger has no such action
+    │   ├── ActionStateError                  the action is not in a state that allows this
+    │   └── LedgerFullError                   the in-memory ledger has no room; it never forgets silently
+    ├── LimitExceededError                    a limit denies a call, now or before its deadline
+    ├── AttemptTimeoutError(TimeoutError)     one attempt took longer than it may
+    ├── BreakerOpenError                      a circuit breaker is open; the call was not made
+    ├── DatabaseSourceError                   the database to isolate cannot be opened
+    ├── SessionInUseError                     a second session where sessions take turns
+    ├── PlanFileError                         a plan file is truncated, newer, or was changed
+    └── NotReadyError                         require_ready() met a NO-GO
+
+Attributes are typed, the message is composed in ``__str__`` and ends with what to do next, and each exception
+survives pickling.
+"""
+
+from __future__ import annotations
+
+from .actions import (
+    ActionError,
+    ActionNotFoundError,
+    ActionStateError,
+    DeadlineExceededError,
+    IdempotencyConflictError,
+    KnownAfterApplyError,
+    LedgerFullError,
+    NestedActionError,
+    OutcomeUnknownError,
+    PlanFileError,
+)
+from .base import ConfigurationError, SandboxError
+from .calls import AttemptTimeoutError, BreakerOpenError, LimitExceededError
+from .database import DatabaseSourceError, SessionInUseError
+from .lifecycle import (
+    ComponentStartError,
+    ComponentStopError,
+    LifecycleError,
+    NoSandboxError,
+    NotReadyError,
+    NotStartedError,
+)
+
+__all__ = [
+    "ActionError",
+    "ActionNotFoundError",
+    "ActionStateError",
+    "AttemptTimeoutError",
+    "BreakerOpenError",
+    "ComponentStartError",
+    "ComponentStopError",
+    "ConfigurationError",
+    "DatabaseSourceError",
+    "DeadlineExceededError",
+    "IdempotencyConflictError",
+    "KnownAfterApplyError",
+    "LedgerFullError",
+    "LifecycleError",
+    "LimitExceededError",
+    "NestedActionError",
+    "NoSandboxError",
+    "NotReadyError",
+    "NotStartedError",
+    "OutcomeUnknownError",
+    "PlanFileError",
+    "SandboxError",
+    "SessionInUseError",
+]
