@@ -23,6 +23,8 @@ from .tokens import resolve, short_path, stand_in_maker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from .ports import RetryRules
+
 
 class _FromAnnotation:
     def __repr__(self) -> str:
@@ -47,16 +49,24 @@ class Declaration:
     redact: Iterable[str] = ()
     rejected: Iterable[type[Exception]] = ()
     not_delivered: Iterable[type[Exception]] = ()
+    limit: str | None = None
+    limit_per: Callable[..., object] | None = None
+    retry: RetryRules | None = None
+    resend_within_seconds: float | None = None
     attempt_timeout_seconds: float | None = None
     deadline_seconds: float | None = None
     destroys: bool = False
 
     def __post_init__(self) -> None:
         require_name("name", self.name)
-        for field in ("attempt_timeout_seconds", "deadline_seconds"):
+        for field in ("attempt_timeout_seconds", "deadline_seconds", "resend_within_seconds"):
             seconds = getattr(self, field)
             if seconds is not None:
                 require_number(f"{self.name}: {field}", seconds, above=0)
+        if self.limit is not None:
+            require_name(f"{self.name}: limit", self.limit)
+        elif self.limit_per is not None:
+            raise ConfigurationError(f"{self.name}: limit_per", self.limit_per, "name the limit as well: limit='...'")
 
     def spec(self, function: Callable[..., Any]) -> ActionSpec:
         """Return everything the pipeline needs to know of the action.
@@ -72,6 +82,12 @@ class Declaration:
             )
         arguments = Arguments(function, {KEY_PARAMETER: FILLED_IN})
         names = arguments.names
+        if self.resend_within_seconds is not None and KEY_PARAMETER not in names:
+            raise ConfigurationError(
+                f"{self.name}: resend_within_seconds",
+                self.resend_within_seconds,
+                f"let the function take {KEY_PARAMETER}: str = FILLED_IN and send it to the provider",
+            )
         body = as_coroutine_function(function)
         return ActionSpec(
             name=self.name,
@@ -88,8 +104,12 @@ class Declaration:
             redact=frozenset(self._texts()),
             rejected=self._errors("rejected"),
             not_delivered=self._errors("not_delivered"),
-            attempt_timeout_seconds=self.attempt_timeout_seconds,
-            deadline_seconds=self.deadline_seconds,
+            limit=self.limit,
+            limit_per=self._callback("limit_per", names),
+            retry=self.retry,
+            resend_within_seconds=self.resend_within_seconds,
+            attempt_timeout_seconds=self._seconds("attempt_timeout_seconds"),
+            deadline_seconds=self._seconds("deadline_seconds"),
             destroys=self.destroys,
             forwards_key=KEY_PARAMETER in names,
             threaded=body is not function,
@@ -107,6 +127,14 @@ class Declaration:
                 f"{self.name}: {field}", callback, "give a plain function, it is called on the spot"
             )
         return by_name(callback, dict.fromkeys(names), f"{self.name}: {field}")
+
+    def _seconds(self, field: str) -> float | None:
+        # It may be said of the action or in its retry settings, and only once.
+        own: float | None = getattr(self, field)
+        of_retry: float | None = getattr(self.retry, field, None)
+        if own is not None and of_retry is not None:
+            raise ConfigurationError(f"{self.name}: {field}", own, f"its retry= says {of_retry:g} already; say it once")
+        return of_retry if own is None else own
 
     def _dry_result(
         self, function: Callable[..., Any], names: Iterable[str]

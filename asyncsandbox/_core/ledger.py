@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .clock import Clock
     from .planned import PlannedAction
+    from .ports import Attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class ActionEvent(StrEnum):
     RELEASE = "release"
     START = "start"
     RETURN = "return"
+    RETRY = "retry"
     NOT_DELIVERED = "not delivered"
     REJECT = "reject"
     LOSE = "lose"
@@ -86,11 +88,13 @@ TRANSITIONS: dict[tuple[ActionState, ActionEvent], ActionState] = {
     (_S.APPROVED, _E.CLAIM): _S.CLAIMED,
     (_S.CLAIMED, _E.RELEASE): _S.APPROVED,
     (_S.CLAIMED, _E.START): _S.STARTED,
+    (_S.STARTED, _E.RETRY): _S.STARTED,
     (_S.STARTED, _E.RETURN): _S.DONE,
     (_S.STARTED, _E.NOT_DELIVERED): _S.APPROVED,
     (_S.STARTED, _E.REJECT): _S.REJECTED,
     (_S.STARTED, _E.LOSE): _S.UNKNOWN,
     (_S.REJECTED, _E.CLAIM): _S.CLAIMED,
+    (_S.UNKNOWN, _E.RETRY): _S.STARTED,
     (_S.UNKNOWN, _E.RETURN): _S.DONE,
     (_S.UNKNOWN, _E.HAPPENED): _S.DONE,
     (_S.UNKNOWN, _E.NOT_HAPPENED): _S.APPROVED,
@@ -116,8 +120,10 @@ class ActionRecord:
         correlation_id: Of the call that made the row.
         started_at: When its body last started, in UTC.
         finished_at: When its outcome was recorded, in UTC.
-        duration_seconds: From start to outcome.
+        duration_seconds: From the last start to the outcome.
         error: The error that decided the outcome, as text.
+        permit_seconds: How long it waited for permits of its limit, all attempts together.
+        history: The attempts that failed while it was retried.
     """
 
     identity: str
@@ -131,6 +137,8 @@ class ActionRecord:
     finished_at: datetime | None
     duration_seconds: float | None
     error: str | None
+    permit_seconds: float
+    history: tuple[Attempt, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,7 +156,10 @@ class Row:
     began: float = 0.0
     duration_seconds: float | None = None
     error: str | None = None
+    permit_seconds: float = 0.0
+    history: tuple[Attempt, ...] = ()
     result: object = None
+    sent_at: datetime | None = None  # when the provider may first have got the key of this generation
     left_running: bool = False
 
     def record(self) -> ActionRecord:
@@ -165,6 +176,8 @@ class Row:
             finished_at=self.finished_at,
             duration_seconds=self.duration_seconds,
             error=self.error,
+            permit_seconds=self.permit_seconds,
+            history=self.history,
         )
 
 
@@ -246,10 +259,32 @@ class Ledger:
         row.fence += 1
         return row.fence
 
-    async def release(self, row: Row, fence: int) -> None:
-        """Give a claim back unused; does nothing where it was lost meanwhile."""
+    async def claim_unknown(self, row: Row) -> int:
+        """Claim a row that is UNKNOWN, and stays so until its body runs again with the key the provider knows.
+
+        Returns:
+            The fence.
+
+        Raises:
+            ActionStateError: It is not UNKNOWN, or its body, though given up, still runs.
+        """
+        if row.state is not _S.UNKNOWN or row.left_running:
+            raise ActionStateError(row.call.action, row.call.key, row.state, _E.RETRY)
+        row.fence += 1
+        return row.fence
+
+    async def release(self, row: Row, fence: int, *, forget: bool = False) -> None:
+        """Give a claim back unused; does nothing where it was lost meanwhile.
+
+        Args:
+            row: What was claimed.
+            fence: The claim's.
+            forget: Whether a row whose body never ran is taken out, as if the call had not been made.
+        """
         if row.fence == fence and row.state is _S.CLAIMED:
             self._step(row, _E.RELEASE)
+            if forget and not row.attempts:
+                del self._rows[row.call.identity]
 
     async def start(self, row: Row, fence: int) -> None:
         """Note, before the body runs, that it is about to run.
@@ -257,13 +292,15 @@ class Ledger:
         Raises:
             ActionStateError: Somebody else claimed the row meanwhile.
         """
-        if row.fence != fence:
-            raise ActionStateError(row.call.action, row.call.key, row.state, _E.START)
-        self._step(row, _E.START)
-        row.attempts += 1
-        row.started_at = self._clock.now()
-        row.began = self._clock.monotonic()
-        row.finished_at = row.duration_seconds = row.error = None
+        self._begin(row, fence, _E.START)
+
+    async def restart(self, row: Row, fence: int) -> None:
+        """Note that the body is about to run again, with the key it ran with before.
+
+        Raises:
+            ActionStateError: Somebody else claimed the row, or its outcome was decided, meanwhile.
+        """
+        self._begin(row, fence, _E.RETRY)
 
     async def finish(
         self, row: Row, fence: int, event: ActionEvent, *, result: object = None, error: str | None = None
@@ -325,6 +362,17 @@ class Ledger:
         if following is None:
             raise ActionStateError(row.call.action, row.call.key, row.state, event)
         row.state = following
+
+    def _begin(self, row: Row, fence: int, event: ActionEvent) -> None:
+        if row.fence != fence:
+            raise ActionStateError(row.call.action, row.call.key, row.state, event)
+        self._step(row, event)
+        row.attempts += 1
+        row.started_at = self._clock.now()
+        if event is _E.START:
+            row.sent_at = row.started_at
+        row.began = self._clock.monotonic()
+        row.finished_at = row.duration_seconds = row.error = None
 
     def _close(self, row: Row, error: str | None) -> None:
         row.finished_at = self._clock.now()

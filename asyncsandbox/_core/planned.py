@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from .decorators import Arguments
+    from .ports import RetryRules
 
 KEY_PARAMETER: Final = "idempotency_key"
 
@@ -86,6 +87,10 @@ class ActionSpec:
         redact: Names of fields to mask.
         rejected: Errors by which the provider says that nothing happened and why.
         not_delivered: Errors that prove the provider never got the call.
+        limit: Name of the limit whose permits it takes, or None.
+        limit_per: Gives whose permit it is, for a limit that counts by key.
+        retry: Settings of its retries, or None where it is not retried.
+        resend_within_seconds: How long the provider remembers the key it got.
         attempt_timeout_seconds: Longest time for one run of the body.
         deadline_seconds: Longest time for the whole call.
         destroys: Whether it destroys something.
@@ -108,6 +113,10 @@ class ActionSpec:
     redact: frozenset[str] = frozenset()
     rejected: tuple[type[Exception], ...] = ()
     not_delivered: tuple[type[Exception], ...] = ()
+    limit: str | None = None
+    limit_per: Callable[[Mapping[str, Any]], Any] | None = None
+    retry: RetryRules | None = None
+    resend_within_seconds: float | None = None
     attempt_timeout_seconds: float | None = None
     deadline_seconds: float | None = None
     destroys: bool = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-__all__ = ["UTC", "Attempt", "Permit", "PermitPort", "RetryCall", "RetryPort", "datetime"]
+__all__ = ["UTC", "Attempt", "Permit", "PermitPort", "RetryCall", "RetryPort", "RetryRules", "datetime"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,25 @@ class PermitPort(Protocol):
         ...
 
 
+class RetryRules(Protocol):
+    """What the pipeline itself reads in ``RetrySettings``."""
+
+    @property
+    def max_retries(self) -> int:
+        """How many further attempts there may be."""
+        ...
+
+    @property
+    def attempt_timeout_seconds(self) -> float | None:
+        """Longest time for one attempt."""
+        ...
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """Longest time for the whole call."""
+        ...
+
+
 class RetryCall(Protocol):
     """Decides for one call whether it may be made and whether a failed attempt is followed by another."""
 
@@ -137,11 +156,11 @@ class RetryCall(Protocol):
 class RetryPort(Protocol):
     """Where decisions on retries come from."""
 
-    def begin(self, call: str, settings: object) -> RetryCall:
-        """Return what decides for one call under these settings.
+    def begin(self, call: str, rules: RetryRules) -> RetryCall:
+        """Return what decides for one call.
 
         Args:
             call: Name of what is called; calls of one name share a budget and a breaker.
-            settings: ``RetrySettings``.
+            rules: ``RetrySettings``.
         """
         ...

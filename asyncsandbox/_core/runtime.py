@@ -7,27 +7,42 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .context import Host
+from .ledger import ActionEvent
 from .planned import Planner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
+    from ..errors import AttemptTimeoutError
     from .clock import Clock
-    from .journal import Journal
-    from .ledger import Ledger
-    from .planned import Gate, PlannedAction
+    from .journal import Journal, Level
+    from .ledger import Ledger, Row
+    from .planned import ActionSpec, Gate, PlannedAction
+    from .ports import Permit, PermitPort, RetryCall, RetryPort
 
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """A live call that has not ended: its arguments, its task, and who waits for it."""
+    """A live call that has not ended: its arguments, its task, and who waits for it.
+
+    Attributes:
+        call: What is called.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        bound: All arguments by name.
+        task: The task it runs in.
+        busy: Whether its body runs, so that its outcome must be awaited.
+        abandoned: Whether the caller who began it has left.
+        followers: How many other callers wait for it.
+        landed: Whether it has ended.
+    """
 
     call: PlannedAction
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     bound: Mapping[str, Any]
     task: asyncio.Task[Any] = field(init=False)
-    started: bool = False
+    busy: bool = False
     abandoned: bool = False
     followers: int = 0
     landed: bool = False
@@ -46,9 +61,14 @@ class Flight:
             if not waiter.done():
                 waiter.set_result(None)
 
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.abandoned and not self.followers
+
     def give_up_unwanted(self) -> None:
-        """Cancel the call if it has not started and nobody waits for it any more."""
-        if self.abandoned and not self.started and not self.followers:
+        """Cancel the call if nobody waits for it any more and its body does not run."""
+        if self.is_unwanted and not self.busy:
             self.task.cancel()
 
 
@@ -62,7 +82,11 @@ class Runtime(Host):
         ledger: Keeps their rows.
         journal: Hears of their outcomes.
         clock: Time.
+        permits: Gives permits of limits, or None where there is no governor.
+        retry: Decides on retries, or None where nothing is retried.
+        specs: The actions that were called so far.
         reads: How often each read-only action ran.
+        wanted: How many permits the calls held back would need, by limit and by whose they are.
         stopping: Whether live calls are being ended.
         flights: Live calls that have not ended, by identity.
         late: Bodies that were given up as UNKNOWN and have not ended.
@@ -77,7 +101,11 @@ class Runtime(Host):
     dry_run: bool = True
     allow_mixed: bool = False
     sandbox: object = None
+    permits: PermitPort | None = None
+    retry: RetryPort | None = None
+    specs: dict[str, ActionSpec] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
+    wanted: dict[tuple[str, Hashable], int] = field(default_factory=dict)
     stopping: bool = False
     flights: dict[str, Flight] = field(default_factory=dict)
     late: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -88,6 +116,19 @@ class Runtime(Host):
     def in_flight(self) -> int:
         """How many live calls have not ended, those given up as UNKNOWN but still running included."""
         return len(self.flights) + len(self.late)
+
+    def report(self, row: Row, name: str, level: Level) -> None:
+        """Publish what came of a call."""
+        self.journal.publish(
+            name,
+            component="actions",
+            level=level,
+            action=row.call.action,
+            key=row.call.key,
+            generation=row.generation,
+            attempts=row.attempts,
+            duration_seconds=row.duration_seconds,
+        )
 
     async def drain(self, timeout_seconds: float) -> None:
         """Let live calls end; end those that take longer, which leaves them UNKNOWN."""
@@ -117,3 +158,32 @@ class Runtime(Host):
             flight.landed = True
             self.flights.pop(flight.call.identity)
         flight.wake()
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """A claimed call on its way to an outcome.
+
+    Attributes:
+        runtime: The sandbox it belongs to.
+        spec: What is called.
+        row: Its row in the ledger.
+        fence: What shows that the claim is ours.
+        flight: The call as its callers see it.
+        retry: Decides on further attempts, or None where there is one only.
+        permit: The permit of the attempt that is about to run or runs.
+        permit_seconds: How long that permit was waited for.
+        outcome: What the ledger is told should no attempt return: NOT_DELIVERED until one may have reached somebody.
+        timeout: The error of the last attempt that took too long.
+    """
+
+    runtime: Runtime
+    spec: ActionSpec
+    row: Row
+    fence: int
+    flight: Flight
+    retry: RetryCall | None = None
+    permit: Permit | None = None
+    permit_seconds: float = 0.0
+    outcome: ActionEvent = ActionEvent.NOT_DELIVERED
+    timeout: AttemptTimeoutError | None = None

@@ -22,9 +22,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from .._core import context as core_context
+from .._core.body import body_stage
 from .._core.clock import SystemClock
 from .._core.decorators import by_name
-from .._core.pipeline import body_stage
 from .._core.planned import ActionKind
 from .._core.settings import require_number
 from ..errors import ActionNotFoundError, ConfigurationError

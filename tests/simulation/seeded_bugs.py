@@ -2,7 +2,7 @@
 
 from simulation.mutants import Mutant
 
-from asyncsandbox._core import pipeline
+from asyncsandbox._core import attempts, body, pipeline
 from asyncsandbox._core.checks import CheckResult, ReadinessReport
 from asyncsandbox._core.component import Component
 from asyncsandbox._core.context import CallScope, _Scope
@@ -27,7 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("row forgotten", "ledger", Ledger.look_up, "self._rows.get(call.identity)", "None"),
     Mutant("facts not compared", "dry run", Ledger.look_up, "row is not None and ", "False and "),
     Mutant("fence not moved", "fence", Ledger.claim, "row.fence += 1", "row.fence += 0"),
-    Mutant("start without fence", "fence", Ledger.start, "if row.fence != fence:", "if False:"),
+    Mutant("start without fence", "fence", Ledger._begin, "if row.fence != fence:", "if False:"),
     Mutant("outcome without fence", "fence", Ledger.finish, "row.fence != fence or ", ""),
     Mutant("release without fence", "fence", Ledger.release, "row.fence == fence and ", ""),
     Mutant("generation not moved", "refused", Ledger._renew, "row.generation += 1", "pass"),
@@ -35,29 +35,29 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("one row too many", "limits", Ledger.is_full, ">=", ">"),
     Mutant("result not kept", "joined", Ledger.finish, "row.result = result", "pass"),
     Mutant("running body resolved", "late", Ledger.resolve, "row.left_running and not happened", "False"),
-    Mutant("attempt not counted", "joined", Ledger.start, "row.attempts += 1", "pass"),
+    Mutant("attempt not counted", "joined", Ledger._begin, "row.attempts += 1", "pass"),
     Mutant(
         "DONE before the body",
         "ledger",
         pipeline._run,
-        "    flight.started = True\n",
-        "    flight.started = True\n    await ledger.finish(row, fence, ActionEvent.RETURN)\n",
+        "    result = await make_attempts(run)\n",
+        "    row.state = ActionState.DONE; result = await make_attempts(run)\n",
     ),
     Mutant(
         "body before STARTED",
         "ledger",
         pipeline._run,
-        "    await ledger.start(row, fence)\n",
-        "    row.state = ActionState.APPROVED\n",
+        "await (ledger.restart(row, fence) if is_unknown else ledger.start(row, fence))\n",
+        "row.state = ActionState.APPROVED\n",
     ),
     Mutant(
         "lost reply not delivered",
         "ledger",
-        pipeline._fail,
-        "ActionEvent.LOSE, Level.ERROR",
-        "ActionEvent.NOT_DELIVERED, Level.ERROR",
+        attempts._attempt,
+        "else ActionEvent.LOSE",
+        "else ActionEvent.NOT_DELIVERED",
     ),
-    Mutant("rejected as lost", "refused", pipeline._fail, "ActionEvent.REJECT, Level", "ActionEvent.LOSE, Level"),
+    Mutant("rejected as lost", "refused", attempts._attempt, "ActionEvent.REJECT if", "ActionEvent.LOSE if"),
     Mutant("in-flight call not joined", "joined", pipeline.perform, "runtime.flights.get(call.identity)", "None"),
     Mutant(
         "joined with other facts", "joined", pipeline._follow, "flight.call.facts_digest != call.facts_digest", "False"
@@ -76,28 +76,30 @@ MUTANTS: tuple[Mutant, ...] = (
         "await outlast(task, on_cancel=leave, until=flight.ended)",
         "await flight.ended()",
     ),
-    Mutant("started call given up", "cancelled", Flight.give_up_unwanted, "not self.started and ", ""),
-    Mutant("wanted call given up", "unwanted", Flight.give_up_unwanted, " and not self.followers", ""),
-    Mutant("unwanted call not given up", "unwanted", Flight.give_up_unwanted, "if self.abandoned and", "if False and"),
+    Mutant("started call given up", "cancelled", Flight.give_up_unwanted, " and not self.busy", ""),
+    Mutant("wanted call given up", "unwanted", Flight.is_unwanted, " and not self.followers", ""),
+    Mutant(
+        "unwanted call not given up", "unwanted", Flight.give_up_unwanted, "if self.is_unwanted and", "if False and"
+    ),
     Mutant("waiters not woken", "joined", Runtime.land, "        flight.wake()\n", "        pass\n"),
     Mutant("one waiter woken", "joined", Flight.wake, "while self._waiters", "if self._waiters"),
     Mutant(
         "changed facts run",
         "shown",
-        pipeline._refuse_stale,
-        ".facts_digest(spec, flight.bound) != call.facts_digest",
-        ".facts_digest(spec, flight.bound) is None",
+        attempts._refuse_changed,
+        ".facts_digest(spec, bound) != call.facts_digest",
+        ".facts_digest(spec, bound) is None",
     ),
     Mutant(
         "claim kept after refusal",
         "shown",
         pipeline._run,
-        "        await ledger.release(row, fence)\n",
+        "        await ledger.release(row, fence, forget=is_new)\n",
         "        pass\n",
     ),
-    Mutant("late result lost", "late", pipeline._settle_late, "if returned and", "if not returned and"),
-    Mutant("late body not noted", "late", pipeline._leave_behind, "row.left_running = True", "pass"),
-    Mutant("timeout not kept", "late", pipeline._time_left, "else spec.attempt_timeout_seconds", "else None"),
+    Mutant("late result lost", "late", body._settle_late, "if returned and", "if not returned and"),
+    Mutant("late body not noted", "late", body._leave_behind, "run.row.left_running = True", "pass"),
+    Mutant("timeout not kept", "late", body._time_left, "else spec.attempt_timeout_seconds", "else None"),
     Mutant("nested action", "refused", pipeline.perform, "if outer is not None:", "if False:"),
     Mutant(
         "landed for another",
@@ -107,15 +109,21 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.flights.pop(flight.call.identity, None)",
     ),
     Mutant("follower given up", "unwanted", pipeline.perform, "if not task.cancelled():", "if True:"),
-    Mutant("unknown taken for done", "unknown", pipeline._verify, "if found is None or found is False:", "if False:"),
+    Mutant(
+        "unknown taken for done",
+        "unknown",
+        pipeline._find_out,
+        "if found is not None and found is not False:",
+        "if True:",
+    ),
     Mutant(
         "unknown runs again",
         "unknown",
         pipeline._run,
-        "await _verify(runtime, spec, row, flight.bound)",
+        "await _find_out(runtime, spec, row, flight.bound)",
         "row.state = ActionState.APPROVED",
     ),
-    Mutant("settled meanwhile", "unknown", pipeline._verify, "if row.state is not ActionState.UNKNOWN:", "if False:"),
+    Mutant("settled meanwhile", "unknown", pipeline._find_out, "if row.state is not ActionState.UNKNOWN:", "if False:"),
     # dry run
     Mutant("dry run runs", "dry run", DryRunLock.judge, "if self._settings.dry_run", "if not call.keyed"),
     Mutant("planned twice", "dry run", pipeline._hold_back, "await runtime.ledger.look_up(call)", "None"),

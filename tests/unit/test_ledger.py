@@ -27,11 +27,13 @@ TABLE = {
     ("approved", "claim"): "claimed",
     ("claimed", "release"): "approved",
     ("claimed", "start"): "started",
+    ("started", "retry"): "started",
     ("started", "return"): "done",
     ("started", "not delivered"): "approved",
     ("started", "reject"): "rejected",
     ("started", "lose"): "unknown",
     ("rejected", "claim"): "claimed",
+    ("unknown", "retry"): "started",
     ("unknown", "return"): "done",
     ("unknown", "happened"): "done",
     ("unknown", "not happened"): "approved",
@@ -136,14 +138,27 @@ class LedgerMachine(RuleBasedStateMachine):
         self.generation[key] += renewed
         self.state[key] = "claimed"
 
-    @rule(key=KEYS, old=OLD)
-    def release(self, key: str, old: int) -> None:
+    @rule(key=KEYS)
+    def claim_unknown(self, key: str) -> None:
         row = self.row(key)
         if row is None:
             return
-        now(self.ledger.release(row, self.fence[key] - old))
-        if old == 0:
-            self.expect(key, "release")
+        if self.state[key] != "unknown":
+            with pytest.raises(ActionStateError):
+                now(self.ledger.claim_unknown(row))
+            return
+        fence = now(self.ledger.claim_unknown(row))
+        assert fence > self.fence[key]
+        self.fence[key] = fence
+
+    @rule(key=KEYS, old=OLD, forget=st.booleans())
+    def release(self, key: str, old: int, forget: bool) -> None:
+        row = self.row(key)
+        if row is None:
+            return
+        now(self.ledger.release(row, self.fence[key] - old, forget=forget))
+        if old == 0 and self.expect(key, "release") and forget and not self.attempts[key]:
+            del self.rows[key]
 
     @rule(key=KEYS, old=OLD)
     def start(self, key: str, old: int) -> None:
@@ -156,6 +171,20 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert (key, self.generation[key]) not in self.was_done, "what is DONE never runs again"
         now(self.ledger.start(row, self.fence[key]))
+        self.attempts[key] += 1
+
+    @rule(key=KEYS, old=OLD)
+    def restart(self, key: str, old: int) -> None:
+        row = self.row(key)
+        if row is None:
+            return
+        sent_at = row.sent_at
+        if old or not self.expect(key, "retry"):
+            with pytest.raises(ActionStateError):
+                now(self.ledger.restart(row, self.fence[key] - old))
+            return
+        now(self.ledger.restart(row, self.fence[key]))
+        assert row.sent_at == sent_at is not None, "the provider has had this key since the first attempt"
         self.attempts[key] += 1
 
     @rule(key=KEYS, old=OLD, ending=st.sampled_from(ENDINGS))
@@ -176,6 +205,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.claim(key)
         self.start(key, 0)
         self.finish(key, 0, ending)
+
+    @rule(key=KEYS)
+    def give_up(self, key: str) -> None:
+        self.plan(key)
+        self.claim(key)
+        self.release(key, 0, forget=True)
 
     @rule(key=KEYS)
     def take_back(self, key: str) -> None:
@@ -241,6 +276,25 @@ class StartsOldClaims(Ledger):
         await super().start(row, row.fence)
 
 
+class RestartsOldClaims(Ledger):
+    async def restart(self, row: Row, fence: int) -> None:
+        await super().restart(row, row.fence)
+
+
+class SharesUnknown(Ledger):
+    async def claim_unknown(self, row: Row) -> int:
+        fence = await super().claim_unknown(row)
+        row.fence -= 1
+        return fence - 1
+
+
+class ForgetsWhatRan(Ledger):
+    async def release(self, row: Row, fence: int, *, forget: bool = False) -> None:
+        attempts, row.attempts = row.attempts, 0
+        await super().release(row, fence, forget=forget)
+        row.attempts = attempts
+
+
 class Forgets(Ledger):
     async def plan(self, planned: PlannedAction, **given: Any) -> Row:
         if self.is_full:
@@ -260,11 +314,30 @@ class GivesUpUnknown(Ledger):
         return await super().claim(row)
 
 
-@pytest.mark.parametrize("broken", [RunsDoneAgain, IgnoresFences, StartsOldClaims, Forgets, NeverCaps, GivesUpUnknown])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        RunsDoneAgain,
+        IgnoresFences,
+        StartsOldClaims,
+        RestartsOldClaims,
+        SharesUnknown,
+        ForgetsWhatRan,
+        Forgets,
+        NeverCaps,
+        GivesUpUnknown,
+    ],
+)
 def test_the_model_catches(broken: type[Ledger]) -> None:
     machine = type("Broken", (LedgerMachine,), {"ledger_class": broken})
     thorough = settings(
-        QUICK, max_examples=400, database=None, derandomize=True, print_blob=False, phases=[Phase.generate]
+        QUICK,
+        max_examples=400,
+        stateful_step_count=60,
+        database=None,
+        derandomize=True,
+        print_blob=False,
+        phases=[Phase.generate],
     )
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         run_state_machine_as_test(machine, settings=thorough)
@@ -308,6 +381,18 @@ def test_a_record_tells_when_and_how_long() -> None:
     assert record.duration_seconds is not None
     assert record.duration_seconds >= 0
     assert (record.error, record.correlation_id, record.attempts) == ("TimeoutError: late", "c", 1)
+
+
+def test_a_body_that_still_runs_is_not_claimed_for_another_attempt() -> None:
+    ledger = new_ledger()
+    row = now(ledger.plan(call("a"), correlation_id="c"))
+    now(ledger.start(row, now(ledger.claim(row))))
+    now(ledger.finish(row, row.fence, ActionEvent.LOSE))
+    row.left_running = True
+    with pytest.raises(ActionStateError, match="unknown"):
+        now(ledger.claim_unknown(row))
+    row.left_running = False
+    assert now(ledger.claim_unknown(row)) == row.fence == 2
 
 
 def test_of_equal_calls_without_a_key_the_unknown_one_is_found() -> None:
