@@ -164,11 +164,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks, beside their peers."""
+    """The benchmarks, beside their peers; docs/benchmarks.md is written anew unless some are named after `--`."""
     dependencies(session, "bench", "bench-testing")
     session.install(f"{wheel(session)}[all]")
-    for script in sorted(Path("benchmarks").glob("bench_*.py")):
-        session.run("python", str(script), *session.posargs)
+    session.run("python", "benchmarks/report.py", *(session.posargs or ["--write", "docs/benchmarks.md"]))
 
 
 @nox.session
