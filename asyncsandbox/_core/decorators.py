@@ -38,7 +38,7 @@ class Arguments:
         defaults: Values for parameters that have no default of their own.
     """
 
-    __slots__ = ("_positional", "_signature", "_simple", "_unset", "names")
+    __slots__ = ("_keywords", "_positional", "_signature", "_simple", "_unset", "names")
 
     def __init__(self, function: Callable[..., object], defaults: Mapping[str, object] | None = None) -> None:
         try:
@@ -59,6 +59,10 @@ class Arguments:
         )
         self._positional = tuple(p.name for p in parameters if p.kind is _Kind.POSITIONAL_OR_KEYWORD)
         self._unset = {p.name: _MISSING if p.default is _Kind.empty else p.default for p in parameters}
+        # What a call that gives every positional argument and nothing else leaves to the defaults.
+        keywords = {name: value for name, value in self._unset.items() if name not in self._positional}
+        needs_keywords = any(value is _MISSING for value in keywords.values())
+        self._keywords = keywords if self._simple and not needs_keywords else None
 
     @property
     def return_annotation(self) -> Any:
@@ -71,6 +75,8 @@ class Arguments:
         Raises:
             TypeError: The arguments do not fit, worded as Python words it.
         """
+        if not kwargs and self._keywords is not None and len(args) == len(self._positional):
+            return {**dict(zip(self._positional, args, strict=True)), **self._keywords}
         if self._simple and len(args) <= len(self._positional):
             given = {**self._unset, **dict(zip(self._positional, args, strict=False)), **kwargs}
             # As many as there are parameters and none missing: none unknown, and none given twice.

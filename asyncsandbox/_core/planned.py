@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
+import msgspec
+
 from ..errors import ConfigurationError, KnownAfterApplyError
 from .codec import Canonical, digest, is_writable, show
 from .tokens import Opaque, Token, labels_in
@@ -125,8 +127,7 @@ class ActionSpec:
     not_facts: frozenset[str] = frozenset({KEY_PARAMETER})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedAction:
+class PlannedAction(msgspec.Struct, frozen=True, kw_only=True):
     """One call of an action, as far as it is shown, approved and compared.
 
     Attributes:

@@ -18,7 +18,7 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -246,7 +246,8 @@ def fold(calls: Iterable[PlannedAction]) -> tuple[PlannedAction, ...]:
         identity = call.identity.partition("/")[0]
         counts[identity] += 1
         first.setdefault(identity, call)
-    folded = (replace(call, identity=identity, count=counts[identity]) for identity, call in first.items())
+    change = msgspec.structs.replace
+    folded = (change(call, identity=identity, count=counts[identity]) for identity, call in first.items())
     return tuple(sorted(folded, key=lambda call: (call.action, _natural(call.key), call.identity)))
 
 

@@ -113,7 +113,7 @@ class TestDigest:
 
     @given(plans)
     def test_covers_neither_time_nor_place_nor_rows(self, plan: Plan) -> None:
-        moved = tuple(replace(action, site="elsewhere.py:1") for action in plan.actions)
+        moved = tuple(msgspec.structs.replace(action, site="elsewhere.py:1") for action in plan.actions)
         later = replace(plan, planned_at=datetime.now(UTC), actions=moved, entry=None, reads={})
         assert later.digest == plan.digest
 
@@ -150,7 +150,7 @@ class TestFold:
 
     def test_forgetting_equal_calls_would_be_caught(self) -> None:
         def forgetful(calls):
-            return tuple(replace(action, count=1) for action in fold(calls))
+            return tuple(msgspec.structs.replace(action, count=1) for action in fold(calls))
 
         def is_caught(calls) -> bool:
             try:
@@ -191,7 +191,7 @@ class TestTotals:
         assert [total.destroys for total in totals] == sorted((t.destroys for t in totals), reverse=True)
 
     def test_an_action_without_amounts_has_none(self) -> None:
-        plain = replace(make([(KEYED, "k", "a", 1)]).actions[0], amount=None)
+        plain = msgspec.structs.replace(make([(KEYED, "k", "a", 1)]).actions[0], amount=None)
         (total,) = Plan(planned_at=MOMENT, code=CODE, actions=(plain,)).get_totals()
         assert (total.amount, total.lowest, total.highest) == (None, None, None)
 
