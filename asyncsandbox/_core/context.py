@@ -55,6 +55,15 @@ def get_deadline() -> float | None:
     return _deadline.get()
 
 
+def deadline(at: float) -> AbstractContextManager[float]:
+    """Say by which moment, on the clock's monotonic scale, a block must be over; an earlier one around it holds.
+
+    Whoever says so has to end what runs then.
+    """
+    outer = _deadline.get()
+    return _Scope(_deadline, at if outer is None else min(at, outer))
+
+
 class CallScope:
     """A correlation id, where there is none yet, and a deadline for the length of one call.
 

@@ -23,8 +23,8 @@ class Attempt:
     Attributes:
         call: Name of what was called.
         number: 1 for the first.
-        at: When it began, in UTC.
-        duration_seconds: How long it took.
+        at: When it began, in UTC; when it ended, where ``duration_seconds`` is None.
+        duration_seconds: How long it took; None where nothing was measured before it failed.
         error: What it raised, as text; None where it returned.
         retry_in_seconds: How long the next attempt was put off; None where there was none.
         permit_seconds: How long it waited for permits before it began.
@@ -34,7 +34,7 @@ class Attempt:
     call: str
     number: int
     at: datetime
-    duration_seconds: float
+    duration_seconds: float | None = None
     error: str | None = None
     retry_in_seconds: float | None = None
     permit_seconds: float = 0.0
@@ -112,11 +112,14 @@ class RetryRules(Protocol):
 
 
 class RetryCall(Protocol):
-    """Decides for one call whether it may be made and whether a failed attempt is followed by another."""
+    """Decides for one call whether it may be made and whether a failed attempt is followed by another.
+
+    From the first retry until `leave`, retried calls inside this one do not retry: attempts must not multiply.
+    """
 
     @property
     def history(self) -> Sequence[Attempt]:
-        """The attempts so far."""
+        """The failed attempts so far."""
         ...
 
     def enter(self) -> None:
@@ -127,18 +130,22 @@ class RetryCall(Protocol):
         """
         ...
 
+    def time_left(self) -> float | None:
+        """Return how long an attempt that begins now may take, in seconds (<= 0: not at all); None for no limit."""
+        ...
+
     def matches(self, error: Exception) -> bool:
         """Tell whether the settings want an attempt that raised this to be repeated. Spends nothing."""
         ...
 
     def fail(
-        self, error: Exception, *, began: float, permit_seconds: float = 0.0, may_retry: bool = True
+        self, error: Exception, *, began: float | None = None, permit_seconds: float = 0.0, may_retry: bool = True
     ) -> float | None:
         """Note a failed attempt.
 
         Args:
             error: What it raised.
-            began: When it began, on the clock's monotonic scale.
+            began: When it began, on the clock's monotonic scale; None where that was not measured.
             permit_seconds: How long it had waited for permits.
             may_retry: False where another attempt is out of the question whatever the settings say.
 
@@ -149,18 +156,23 @@ class RetryCall(Protocol):
         ...
 
     def leave(self, *, ok: bool | None) -> None:
-        """Tell the breaker how the call ended: well, badly, or (None) without saying anything of the provider."""
+        """End the call, whatever came of it; calling it again does nothing.
+
+        Args:
+            ok: What the breaker should hear: True where it ended well, False where its last attempt raised what
+                `matches`, None where the end says nothing of the provider (a cancellation, a denial of ours).
+        """
         ...
 
 
 class RetryPort(Protocol):
     """Where decisions on retries come from."""
 
-    def begin(self, call: str, rules: RetryRules) -> RetryCall:
-        """Return what decides for one call.
+    def begin(self, call: str, settings: RetryRules) -> RetryCall:
+        """Return what decides for one call under these settings, in the task that makes its attempts.
 
         Args:
             call: Name of what is called; calls of one name share a budget and a breaker.
-            rules: ``RetrySettings``.
+            settings: ``RetrySettings``.
         """
         ...

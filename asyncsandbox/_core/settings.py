@@ -111,6 +111,8 @@ def parse_text(name: str, text: str, kind: Any) -> object:
         return msgspec.convert(raw, kind, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(name, text, f"{error}") from None
+    except TypeError:  # of a type that msgspec does not know
+        raise ConfigurationError(name, text, "no text can say this: set it in the program") from None
 
 
 def keywords_from_environ(
