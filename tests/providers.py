@@ -1,5 +1,6 @@
 """A provider that does what a script says, and a retry manager on a drawn clock to call it.
 
+>>> from virtual_time import run_virtual
 >>> provider = Provider((Step("wanted", seconds=1.0), Step("ok")))
 >>> run_virtual(make().execute_with_retry(provider.call, "api"))
 'ok'

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,7 @@ from asyncsandbox._core.context import (
     carry,
     correlation,
     current_host,
+    deadline,
     get_correlation_id,
     get_deadline,
     get_running_action,
@@ -71,6 +72,15 @@ class ReachesBeyond(CallScope):
     def __enter__(self) -> None:
         _deadline.set(None)
         super().__enter__()
+
+
+@given(st.lists(st.floats(0, 100)))
+def test_of_nested_deadlines_the_earliest_holds(moments: list[float]) -> None:
+    with ExitStack() as stack:
+        for number, at in enumerate(moments):
+            stack.enter_context(deadline(at))
+            assert get_deadline() == min(moments[: number + 1])
+    assert get_deadline() is None
 
 
 @pytest.mark.parametrize("broken", [ForgetsToRestore, ReachesBeyond])

@@ -402,6 +402,7 @@ def test_an_error_whose_attributes_raise_asks_for_nothing() -> None:
         headers = property(lambda _self: {5: "7", "Retry-After": "7"})
 
     assert delays.find_retry_after(SpitefulError(), EPOCH) is None
+    assert delays.find_retry_after(HttpStatusError("7", "Age"), EPOCH) is None
 
 
 def test_a_call_that_is_told_to_wait_too_long_fails_at_once() -> None:

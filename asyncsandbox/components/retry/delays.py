@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -89,17 +90,14 @@ def _candidates(error: BaseException) -> Iterator[object]:
 
 
 def _get(owner: object, name: str) -> object:
-    try:
+    with suppress(Exception):  # a property of somebody else's class may raise anything
         return getattr(owner, name, None)
-    except Exception:  # noqa: BLE001 - a property of somebody else's class may raise anything
-        return None
+    return None
 
 
 def _get_header(headers: object) -> object:
-    try:
+    with suppress(Exception):  # not a mapping of text, or none at all
         for name, value in headers.items():  # type: ignore[attr-defined]
             if name.lower() == "retry-after":
                 return value
-    except Exception:  # noqa: BLE001 - not a mapping of text, or none at all
-        return None
     return None
