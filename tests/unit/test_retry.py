@@ -435,16 +435,92 @@ def test_a_cancelled_wait_ends_at_once() -> None:
     assert len(provider.began) == 1
 
 
-def test_a_cancellation_outweighs_the_time_being_up() -> None:
+@pytest.mark.parametrize("first", [True, False])
+def test_a_cancellation_outweighs_the_time_being_up(first: bool) -> None:
     retry = make(attempt_timeout_seconds=1)
 
     async def main() -> bool:
         task = asyncio.ensure_future(retry.execute_with_retry(asyncio.sleep, "api", 5))
+        if not first:
+            await asyncio.sleep(0.5)
         asyncio.get_running_loop().call_at(1.0, task.cancel)
         await asyncio.wait([task])
         return task.cancelled()
 
     assert run_virtual(main())
+
+
+async def fail_in_a_group(*, inside: bool = False) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(Provider((Step("wanted", 0.25),)).call())
+        group.create_task(asyncio.sleep(1000))
+        await asyncio.sleep(1 if inside else 0)
+
+
+async def fail_in_two_groups() -> None:
+    try:
+        await fail_in_a_group()
+    except* WantedError as group:
+        await outcome_of(fail_in_a_group())
+        raise ExceptionGroup("both", group.exceptions) from group
+
+
+async def fail_after_a_group() -> None:
+    try:
+        await fail_in_a_group()
+    except* WantedError as group:
+        raise WantedError("the group failed") from group
+
+
+@pytest.mark.parametrize(
+    "fail", [fail_in_a_group, functools.partial(fail_in_a_group, inside=True), fail_after_a_group], ids=range(3)
+)
+@pytest.mark.parametrize("limited", [{}, {"deadline_seconds": FOREVER}], ids=["light", "limited"])
+def test_a_task_group_that_fails_is_no_cancellation(
+    fail: Callable[[], Coroutine[Any, Any, None]], limited: dict[str, Any]
+) -> None:
+    retry = make(max_retries=3, **limited)
+    came = run_virtual(outcome_of(retry.execute_with_retry(fail, "api")))
+    assert isinstance(came, (ExceptionGroup, WantedError))
+    assert len(get_attempts(came)) == 4
+
+
+def test_a_task_group_that_fails_hides_no_cancellation() -> None:
+    retry = make(max_retries=3)
+    ended: list[object] = []
+
+    async def cling() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(0.5)
+
+    async def fail() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(cling())
+            group.create_task(Provider((Step("wanted", 0.25),)).call())
+
+    async def main() -> None:
+        for at in (0.125, 0.5):  # before it fails, and while it ends the others
+            task = asyncio.ensure_future(retry.execute_with_retry(fail, "api"))
+            await asyncio.sleep(at)
+            task.cancel()
+            await asyncio.wait([task])
+            ended.append(None if task.cancelled() else len(get_attempts(task.exception())))
+
+    run_virtual(main())
+    assert ended == [None, 1]
+
+
+def test_an_attempt_that_hangs_after_a_group_failed_in_it_is_only_too_late() -> None:
+    retry = make(max_retries=1, attempt_timeout_seconds=5)
+
+    async def fall_back() -> None:
+        await outcome_of(fail_in_a_group())
+        await asyncio.sleep(1000)
+
+    came = run_virtual(outcome_of(retry.execute_with_retry(fall_back, "api")))
+    assert isinstance(came, AttemptTimeoutError)
 
 
 async def test_an_abandoned_call_awaits_nothing() -> None:

@@ -48,6 +48,7 @@ from asyncsandbox.components.retry import call as call_module
 from asyncsandbox.components.retry.breaker import Breaker, BreakerState
 from asyncsandbox.components.retry.budget import Budget
 from asyncsandbox.components.retry.call import Call
+from asyncsandbox.components.retry.cancels import Cancels
 from asyncsandbox.errors import (
     AttemptTimeoutError,
     BreakerOpenError,
@@ -206,12 +207,12 @@ def start_nothing_once_cancelled(case: tuple[tuple[Step, ...], int, dict[str, An
         attempt(cancel_at)
 
 
-def never_cancelled(_right: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda _self: False
+def never_cancelled(_right: Any) -> Any:
+    return property(lambda _self: False)
 
 
-def ever_cancelled(_right: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self: self._count_cancels() > 0
+def ever_cancelled(_right: Any) -> Any:
+    return property(lambda self: self._count() > 0)
 
 
 # ------------------------------------------------------------------ R3: one deadline
@@ -798,8 +799,8 @@ BROKEN = [
     (make_at_most_so_many_calls, Call, "_find_refusal", one_more),
     (make_at_most_so_many_calls, Call, "fail", wraps_the_error),
     (make_at_most_so_many_calls, call_module, "note_attempts", forgets),
-    (start_nothing_once_cancelled, Call, "_is_cancelled", never_cancelled),
-    (start_nothing_once_cancelled, Call, "_is_cancelled", ever_cancelled),
+    (start_nothing_once_cancelled, Cancels, "came", never_cancelled),
+    (start_nothing_once_cancelled, Cancels, "came", ever_cancelled),
     (end_by_the_deadline, Call, "time_left", ignores_limits),
     (end_by_the_deadline, Call, "run", waits_in_vain),
     (end_by_the_deadline, Call, "_judge", never_gives_up),

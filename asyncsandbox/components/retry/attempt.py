@@ -13,6 +13,7 @@ import functools
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..._core.decorators import as_coroutine_function
+from .cancels import GROUPS_LEAVE_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -62,16 +63,26 @@ async def give_up_after(seconds: float, attempt: Coroutine[Any, Any, R], too_lat
 
     Concurrency: calls are independent. Cancellation: delivered to the attempt; it outweighs the time being up.
     """
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
     cancels = task.cancelling()
     is_up = False
+    timer: asyncio.Handle
+
+    def be_up() -> None:
+        nonlocal timer
+        if task.cancelling() == cancels:
+            give_up()
+        else:  # somebody was first, and the attempt may be about to end
+            timer = loop.call_soon(give_up)
 
     def give_up() -> None:
-        nonlocal is_up
+        nonlocal is_up, cancels
         is_up = True
+        # What a failed group left behind must not make our own request look like somebody else's.
+        cancels = task.cancelling() if GROUPS_LEAVE_REQUESTS else cancels
         task.cancel()
 
-    timer = asyncio.get_running_loop().call_later(seconds, give_up)
+    timer = loop.call_later(seconds, be_up)
     try:
         return await attempt
     except asyncio.CancelledError as cancelled:

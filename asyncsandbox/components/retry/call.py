@@ -3,6 +3,7 @@
 `Call` decides, for the pipeline of actions as well as for plain calls; `Call.run` makes the attempts of a plain call.
 The last failed attempt says why no other followed:
 
+>>> import asyncio
 >>> from asyncsandbox.components.retry.budget import Budget
 >>> from asyncsandbox.components.retry.settings import RetrySettings
 >>> from asyncsandbox._core.component import Services
@@ -18,7 +19,6 @@ The last failed attempt says why no other followed:
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
@@ -33,6 +33,7 @@ from ..._core.ports import Attempt
 from ...errors import AttemptTimeoutError, SandboxError
 from .attempt import give_up_after
 from .breaker import BreakerState
+from .cancels import Cancels
 from .delays import find_retry_after, full_jitter
 from .history import note_attempts, say
 
@@ -120,8 +121,7 @@ class Call:
         self._services = services
         self._clock = services.clock
         self.is_retrying = False
-        self._task = asyncio.current_task()
-        self._cancels = self._count_cancels() if cancels is None else cancels
+        self._cancels = Cancels(cancels)
         outer = _retried.get()
         self._is_nested = outer is not None and outer.is_retrying
         self._deadline = get_deadline()
@@ -196,6 +196,7 @@ class Call:
             How long to wait before the next attempt; None where there must not be one, with the history noted on
             the error.
         """
+        self._cancels.forgive(error)
         self._matched = self.matches(error)
         if not may_retry:
             verdict: float | Refusal = Refusal.FORBIDDEN
@@ -236,7 +237,7 @@ class Call:
                     except Exception as error:
                         wait = self.fail(error, began=began)
                         if wait is None:
-                            ok = False if self._matched and not self._is_cancelled() else None
+                            ok = False if self._matched and not self._cancels.came else None
                             raise
                     else:
                         wait = self._weigh(result, began)
@@ -288,7 +289,7 @@ class Call:
         breaker, ticket = self._shared.breaker, self._ticket
         reasons = {
             Refusal.NOT_WANTED: not self._settings.max_retries,
-            Refusal.CANCELLED: self._is_cancelled(),
+            Refusal.CANCELLED: self._cancels.came,
             Refusal.NESTED: self._is_nested,
             Refusal.USED_UP: len(self._history) >= self._settings.max_retries,
             Refusal.STILL_RUNS: self._left_running,
@@ -296,14 +297,6 @@ class Call:
             Refusal.RETRY_AFTER: retry_after > self._settings.max_retry_after_seconds,
         }
         return next((refusal for refusal, applies in reasons.items() if applies), None)
-
-    def _count_cancels(self) -> int:
-        return 0 if self._task is None else self._task.cancelling()
-
-    def _is_cancelled(self) -> bool:
-        # Not by what was raised: a cleanup may have made something else of the CancelledError. And not by > 0, which
-        # it is for ever in a task that swallowed one long ago.
-        return self._count_cancels() > self._cancels
 
     def _note(self, text: str, verdict: float | Refusal, began: float | None, permit_seconds: float) -> float | None:
         """Write down an attempt and what follows from it."""
