@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from ._core.context import current_host
 from ._core.declaration import FROM_ANNOTATION, Declaration
+from ._core.mistakes import SPEC_ATTRIBUTE
 from ._core.pipeline import perform
 from ._core.planned import FILLED_IN, ActionKind
 from ._core.runtime import Runtime
-from .errors import NoSandboxError
+from .components.retry import RetrySettings
+from .errors import ConfigurationError, NoSandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -58,6 +60,10 @@ def irreversible(  # noqa: PLR0913 - what there is to say about an action, all b
     redact: Iterable[str] = (),
     rejected: Iterable[type[Exception]] = (),
     not_delivered: Iterable[type[Exception]] = (),
+    limit: str | None = None,
+    limit_per: Callable[..., object] | None = None,
+    retry: RetrySettings | None = None,
+    resend_within_seconds: float | None = None,
     attempt_timeout_seconds: float | None = None,
     deadline_seconds: float | None = None,
     destroys: bool = False,
@@ -84,6 +90,13 @@ def irreversible(  # noqa: PLR0913 - what there is to say about an action, all b
         redact: Names of arguments or fields, at any depth, that are masked before anything is written.
         rejected: Errors by which the provider says no. The call may be made again, with a new provider key.
         not_delivered: Errors that prove the provider never got the call. It may be made again, with the same key.
+        limit: Name of a limit of the governor. Each attempt waits for a permit, as long as the deadline allows; a dry
+            run takes none and counts them for the plan's forecast.
+        limit_per: Gives whose permit it is, for a limit that counts by key.
+        retry: How failed attempts are repeated; None for one attempt only. An attempt is repeated only where that does
+            no harm: the error is one of ``not_delivered``, or the function takes ``idempotency_key`` and sends it.
+        resend_within_seconds: How long the provider remembers ``idempotency_key``, in seconds (> 0). Until then a call
+            whose outcome is UNKNOWN is sent again with the same key instead of being refused.
         attempt_timeout_seconds: Longest time for one run of the body, in seconds (> 0); after it the outcome is
             UNKNOWN.
         deadline_seconds: Longest time for the whole call, in seconds (> 0); an outer deadline still holds.
@@ -109,6 +122,10 @@ def irreversible(  # noqa: PLR0913 - what there is to say about an action, all b
         redact=redact,
         rejected=rejected,
         not_delivered=not_delivered,
+        limit=limit,
+        limit_per=limit_per,
+        retry=retry,
+        resend_within_seconds=resend_within_seconds,
         attempt_timeout_seconds=attempt_timeout_seconds,
         deadline_seconds=deadline_seconds,
         destroys=destroys,
@@ -127,6 +144,10 @@ def reversible(  # noqa: PLR0913 - as for irreversible
     redact: Iterable[str] = (),
     rejected: Iterable[type[Exception]] = (),
     not_delivered: Iterable[type[Exception]] = (),
+    limit: str | None = None,
+    limit_per: Callable[..., object] | None = None,
+    retry: RetrySettings | None = None,
+    resend_within_seconds: float | None = None,
     attempt_timeout_seconds: float | None = None,
     deadline_seconds: float | None = None,
 ) -> ActionDecorator:
@@ -146,6 +167,10 @@ def reversible(  # noqa: PLR0913 - as for irreversible
         redact: As for `irreversible`.
         rejected: As for `irreversible`.
         not_delivered: As for `irreversible`.
+        limit: As for `irreversible`.
+        limit_per: As for `irreversible`.
+        retry: As for `irreversible`.
+        resend_within_seconds: As for `irreversible`.
         attempt_timeout_seconds: As for `irreversible`.
         deadline_seconds: As for `irreversible`.
 
@@ -169,6 +194,10 @@ def reversible(  # noqa: PLR0913 - as for irreversible
         redact=redact,
         rejected=rejected,
         not_delivered=not_delivered,
+        limit=limit,
+        limit_per=limit_per,
+        retry=retry,
+        resend_within_seconds=resend_within_seconds,
         attempt_timeout_seconds=attempt_timeout_seconds,
         deadline_seconds=deadline_seconds,
     )
@@ -194,6 +223,7 @@ def read_only(name: str) -> ActionDecorator:
 
 
 def _decorator(**declared: Any) -> ActionDecorator:
+    _refuse_unusable(declared["name"], declared.get("retry"))
     declaration = Declaration(**declared)
 
     def decorate(function: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -206,6 +236,17 @@ def _decorator(**declared: Any) -> ActionDecorator:
                 raise NoSandboxError(spec.name, f"{host!r} runs no actions")
             return await perform(host, spec, args, kwargs)
 
+        setattr(action, SPEC_ATTRIBUTE, spec)
         return action
 
     return decorate
+
+
+def _refuse_unusable(name: str, retry: object) -> None:
+    if retry is None:
+        return
+    if not isinstance(retry, RetrySettings):
+        raise ConfigurationError(f"{name}: retry", retry, "give RetrySettings(...)")
+    if retry.retry_on_result is not None:
+        remedy = "a call that returned is DONE: raise an error for a result that is none"
+        raise ConfigurationError(f"{name}: retry", "RetrySettings(retry_on_result=...)", remedy)

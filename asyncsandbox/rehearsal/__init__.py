@@ -97,6 +97,8 @@ class Plan:
         reads: How often each read-only action ran for real.
         rows: What the program changed in its isolated database; information, not part of the digest.
         entry: What was rehearsed, or None where a block of code was.
+        forecast_seconds: How long it takes at least under the limits, in seconds; None where no limit counts the calls.
+            Information, not part of the digest.
         namespace: Keeps the keys of different programs apart.
     """
 
@@ -106,6 +108,7 @@ class Plan:
     reads: dict[str, int] = field(default_factory=dict)
     rows: tuple[TableChange, ...] = ()
     entry: EntryPoint | None = None
+    forecast_seconds: float | None = None
     namespace: str = "default"
 
     @property
@@ -234,8 +237,17 @@ async def make_plan(runtime: Runtime, *, rows: tuple[TableChange, ...], entry: E
         reads=dict(sorted(runtime.reads.items())),
         rows=rows,
         entry=entry,
+        forecast_seconds=_forecast(runtime),
         namespace=runtime.planner.namespace,
     )
+
+
+def _forecast(runtime: Runtime) -> float | None:
+    permits = runtime.permits
+    if permits is None:
+        return None
+    wanted = {permit: count for permit, count in runtime.wanted.items() if permits.has_limit(permit[0])}
+    return permits.forecast_seconds(wanted) if wanted else None
 
 
 def fold(calls: Iterable[PlannedAction]) -> tuple[PlannedAction, ...]:

@@ -9,6 +9,7 @@ names, paths) is marked as such and holds no character that a terminal would act
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def make_view(plan: Plan, *, file: str | None = None, action: str | None = None)
         if call.action in calls:
             calls[call.action].append(call)
     sections = [
-        Section("", (*_about(plan, file), _count(plan))),
+        Section("", (*_about(plan, file), _count(plan), *_forecast(plan))),
         Section("Look at", tuple(line for total in totals for line in _look_at(total, calls[total.action]))),
         Section(
             "Actions", tuple(_fold(total, calls[total.action], file, whole=action is not None) for total in totals)
@@ -153,6 +154,21 @@ def _count(plan: Plan) -> Line:
     if plan.reads:
         said.append(f"{_counted(sum(plan.reads.values()), 'read')} ran for real")
     return Line(("count", ", ".join(said)), fit=Fit.WRAP)
+
+
+def _forecast(plan: Plan) -> Iterable[Line]:
+    if plan.forecast_seconds is not None:
+        yield Line(("limits", f"all of it takes at least {span(plan.forecast_seconds)}"))
+
+
+def span(seconds: float) -> str:
+    """Return a length of time for people, in its two largest units: ``2 h 5 min``."""
+    left, parts = math.ceil(seconds), list[tuple[int, str]]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        whole, left = divmod(left, size)
+        if whole or parts:
+            parts.append((whole, unit))
+    return " ".join(f"{whole} {unit}" for whole, unit in parts[:2] if whole) or "0 s"
 
 
 def _counted(count: int, noun: str) -> str:

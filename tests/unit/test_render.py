@@ -3,6 +3,7 @@
 import html
 import io
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -15,7 +16,7 @@ from asyncsandbox import ActionKind, CodeManifest, EntryPoint, Plan, PlannedActi
 from asyncsandbox.rehearsal import fold
 from asyncsandbox.rehearsal.outliers import find_outliers
 from asyncsandbox.rehearsal.render import code_span, print_terminal, render_markdown, render_text
-from asyncsandbox.rehearsal.view import Fit, Outside, make_view, outside
+from asyncsandbox.rehearsal.view import Fit, Outside, make_view, outside, span
 
 FIXED = {
     "planned_at": datetime(2026, 11, 1, 2, 0, tzinfo=UTC),
@@ -278,6 +279,26 @@ Next
     def test_an_action_that_is_not_there(self) -> None:
         with pytest.raises(LookupError):
             render_text(PLAN, action="mail.sendd")
+
+    def test_a_forecast_stands_under_the_count(self) -> None:
+        plan = replace(PLAN, forecast_seconds=1020.0)
+        assert "  limits  all of it takes at least 17 min" in render_text(plan).splitlines()
+        assert not any(line[:1] == ["limits"] for line in map(str.split, render_text(PLAN).splitlines()))
+
+    @pytest.mark.parametrize(
+        ("seconds", "said"),
+        [
+            (0, "0 s"),
+            (0.2, "1 s"),
+            (59.5, "1 min"),
+            (61, "1 min 1 s"),
+            (3605, "1 h"),
+            (7500, "2 h 5 min"),
+            (90_061, "1 d 1 h"),
+        ],
+    )
+    def test_a_span_has_its_two_largest_units(self, seconds: float, said: str) -> None:
+        assert span(seconds) == said
 
     def test_an_empty_plan_reads_well(self) -> None:
         shown = render_text(make())

@@ -841,7 +841,7 @@ def test_it_is_the_port_that_the_pipeline_asks() -> None:
         assert call.fail(error := OSError(), began=1.0, may_retry=False) is None
         assert [each.permit_seconds for each in call.history] == [0.5, 0.0]
         assert get_attempts(error) == tuple(call.history)
-        assert "might do it twice" in error.__notes__[0]
+        assert "does not allow another attempt" in error.__notes__[0]
         call.leave(ok=False)
         call.leave(ok=False)
 

@@ -70,7 +70,7 @@ class Refusal(StrEnum):
 
 _WHY = {
     Refusal.NOT_WANTED: "the settings do not ask for it",
-    Refusal.FORBIDDEN: "that might do it twice",
+    Refusal.FORBIDDEN: "its kind of call does not allow another attempt",
     Refusal.BROKEN: "retry_on itself raised ",
     Refusal.USED_UP: "its max_retries are used up",
     Refusal.STILL_RUNS: "its thread may still be running",
