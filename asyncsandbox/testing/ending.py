@@ -27,7 +27,7 @@ from .lanes import SimTask, name_of
 from .patches import Patches
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator
 
     from .incarnation import Graveyard
     from .loop import SimLoop
@@ -36,15 +36,23 @@ __all__ = ["wind_down"]
 
 
 def unfinished_tasks(loop: SimLoop) -> list[asyncio.Task[Any]]:
-    """Return the living tasks of a loop, oldest first."""
-    tasks = asyncio.all_tasks(loop)
-    living = [task for task in tasks if not (isinstance(task, SimTask) and task.is_dead)]
+    """Return the living tasks that a loop made, oldest first."""
+    return [task for task in loop.born.living() if not (task.done() or _is_dead(task))]
+
+
+def all_unfinished_tasks(loop: SimLoop) -> list[asyncio.Task[Any]]:
+    """Return the living tasks of a loop, oldest first, also those it was not asked to make; slower."""
+    living = [task for task in asyncio.all_tasks(loop) if not _is_dead(task)]
     return sorted(living, key=lambda task: getattr(task, "number", 0))
 
 
-def wind_down(loop: SimLoop, born: Iterable[SimTask]) -> None:
+def _is_dead(task: asyncio.Task[Any]) -> bool:
+    return isinstance(task, SimTask) and task.is_dead
+
+
+def wind_down(loop: SimLoop) -> None:
     """Cancel what is left, until nothing is; note what was left, and which failures nobody looked at."""
-    left = unfinished_tasks(loop)
+    left = all_unfinished_tasks(loop)
     loop.leaked = tuple(map(name_of, left))
     try:
         while left:
@@ -54,13 +62,14 @@ def wind_down(loop: SimLoop, born: Iterable[SimTask]) -> None:
             for task in left:
                 if not task.cancelled() and task.exception() is not None:
                     _note(loop, f"{name_of(task)} failed while it was being cancelled", task.exception())
-            left = unfinished_tasks(loop)
-        loop.run_until_complete(loop.shutdown_asyncgens())
+            left = all_unfinished_tasks(loop)
+        if loop._generators:
+            loop.run_until_complete(loop.shutdown_asyncgens())
     except (DeadlockError, LivelockError) as error:
         _note(loop, "a cancelled task did not end", error)
-    for task in born:
-        if task.done() and not task.is_dead and task._log_traceback:
-            _note(loop, f"{task.label} failed and nobody looked", task.exception())
+    for task in loop.born.living():
+        if task.done() and not _is_dead(task) and task._log_traceback:
+            _note(loop, f"{name_of(task)} failed and nobody looked", task.exception())
 
 
 def let_go(loop: SimLoop, graveyard: Graveyard) -> None:
@@ -85,7 +94,8 @@ def let_go(loop: SimLoop, graveyard: Graveyard) -> None:
 @contextmanager
 def _logging_muted() -> Generator[None]:
     """Let nothing that this thread logs reach a handler: a process without power writes no lines."""
-    with Patches(threading.get_ident()) as patches:
+    with Patches() as patches:
+        patches.thread = threading.get_ident()
         patches.replace(logging.Logger, "handle", lambda *_: None)
         yield
 

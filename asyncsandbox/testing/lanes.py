@@ -81,6 +81,11 @@ def name_of(task: asyncio.Task[Any]) -> str:
     return task.label if isinstance(task, SimTask) else task.get_name()
 
 
+def life_of(task: asyncio.Task[Any]) -> Incarnation | None:
+    """Return the life of a simulated process that a task belongs to, or None outside every one."""
+    return task.incarnation if isinstance(task, SimTask) else None
+
+
 def place_of(coroutine: Any) -> Place:
     """Return code and offset at which a suspended coroutine goes on, in the user's code where there is any."""
     place = NOWHERE

@@ -13,7 +13,9 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from .asgi import AsgiClient, is_asgi
+from .ending import unfinished_tasks
 from .errors import CrashedError, NothingToRestartError, PromiseBrokenError
+from .lanes import life_of
 from .trace import StepKind
 
 if TYPE_CHECKING:
@@ -182,11 +184,9 @@ class Lives:
         if entered:
             life.closing.set()
             await life.host
-            left = [
-                task for task in asyncio.all_tasks(self._loop) if getattr(task, "incarnation", None) is life.incarnation
-            ]
+            left = [task for task in unfinished_tasks(self._loop) if life_of(task) is life.incarnation]
             if left:
-                names = ", ".join(task.get_name() for task in sorted(left, key=hash))
+                names = ", ".join(task.get_name() for task in left)
                 raise PromiseBrokenError("the app leaves no task behind when it stops", names)
         self._life = None
         self._loop.power_cut(life.incarnation)

@@ -21,7 +21,7 @@ import threading
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast
 
-from .ending import let_go, note_unhandled, unfinished_tasks, wind_down
+from .ending import all_unfinished_tasks, let_go, note_unhandled, wind_down
 from .errors import DeadlockError, EscapedError, LivelockError
 from .incarnation import Graveyard, Incarnation, WeakList, current_incarnation, incarnation_of
 from .jobs import Job
@@ -71,7 +71,7 @@ class SimLoop(asyncio.BaseEventLoop):
         leaked: Names of the tasks that were unfinished when the main one ended.
         unhandled: What nobody handled: errors in callbacks, and of tasks whose outcome nobody looked at.
         escaped: The first refusal of something real, also where the program swallowed the error.
-        timers: The timers that are set.
+        timers, born: The timers that are set, and the tasks it made that are still there.
     """
 
     if TYPE_CHECKING:  # of asyncio, and in no stub
@@ -104,7 +104,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._home = threading.get_ident()
         self._now = 0.0
         self._tasks_made = 0
-        self._born: WeakList[SimTask] = WeakList()
+        self.born: WeakList[asyncio.Task[Any]] = WeakList()
         self._generators: dict[Incarnation | None, WeakList[AsyncGenerator[Any, Any]]] = {}
         self._incarnations: list[Incarnation] = []
         self._has_dead = False
@@ -144,7 +144,7 @@ class SimLoop(asyncio.BaseEventLoop):
         for incarnation in self._incarnations:  # an app that stopped in good order is over already
             self.power_cut(incarnation)
         try:
-            wind_down(self, self._born.living())
+            wind_down(self)
         finally:
             self._over = self._has_dead = True
             let_go(self, self._graveyard)
@@ -254,7 +254,8 @@ class SimLoop(asyncio.BaseEventLoop):
         if factory is _EAGER is not None:
             kwargs.setdefault("eager_start", True)  # pragma: no cover - Python 3.12 and newer, tested there
         elif factory is not None:
-            return super().create_task(coro, name=cast("str", name), context=context, **kwargs)
+            self.born.append(made := super().create_task(coro, name=cast("str", name), context=context, **kwargs))
+            return made
         task = SimTask.__new__(SimTask)
         self._tasks_made += 1
         task.number = self._tasks_made
@@ -264,7 +265,7 @@ class SimLoop(asyncio.BaseEventLoop):
         task.label = f"{given}#{task.number}"
         # Everything above comes first: the initialiser already puts the task into a set, by its hash.
         SimTask.__init__(task, coro, loop=self, name=task.label if name is None else given, context=context, **kwargs)
-        self._born.append(task)
+        self.born.append(task)
         if self._over or task.is_dead:
             self._graveyard.bury_task(task)
         return task
@@ -373,8 +374,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._ready.extend(handle for handle in waiting if not self._bury_if_dead(handle))
         self.timers.drop(self._bury_if_dead)
         self._holds.drop(self._bury_if_dead)
-        for task in asyncio.all_tasks(self):
-            if isinstance(task, SimTask) and task.incarnation is incarnation:
+        for task in self.born.living():
+            if isinstance(task, SimTask) and task.incarnation is incarnation and not task.done():
                 self._graveyard.bury_task(task)
         for generator in self._generators.pop(incarnation, WeakList()).living():
             self._graveyard.bury(generator)
@@ -395,5 +396,5 @@ class SimLoop(asyncio.BaseEventLoop):
             self.call_soon(self.create_task, generator.aclose())
 
     def _places(self, verb: str) -> tuple[str, ...]:
-        tasks = unfinished_tasks(self)
+        tasks = all_unfinished_tasks(self)
         return tuple(f"{name_of(task)} {verb} {place_name(*place_of(task.get_coro()))}" for task in tasks)

@@ -1,8 +1,9 @@
-"""Replacing names for one thread, and putting every one of them back.
+"""Replacing names for one thread at a time, and putting every one of them back.
 
 >>> import math, threading
->>> with Patches(threading.get_ident()) as patches:
+>>> with Patches() as patches:
 ...     patches.replace(math, "sqrt", lambda number: "two")
+...     patches.thread = threading.get_ident()
 ...     math.sqrt(4)
 'two'
 >>> math.sqrt(4)
@@ -23,14 +24,14 @@ __all__ = ["Patches"]
 class Patches:
     """Replacements that end with a block.
 
-    Args:
-        thread: The thread that sees what `replace` puts in place; the others see the original.
+    Attributes:
+        thread: The thread that sees what `replace` puts in place, or None; the others see the original.
     """
 
-    __slots__ = ("_thread", "_undo")
+    __slots__ = ("_undo", "thread")
 
-    def __init__(self, thread: int) -> None:
-        self._thread = thread
+    def __init__(self) -> None:
+        self.thread: int | None = None
         self._undo: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -49,11 +50,10 @@ class Patches:
 
     def replace(self, owner: Any, name: str, replacement: Callable[..., Any]) -> None:
         """Replace a function or a method, for the one thread."""
-        original = getattr(owner, name)
-        mine, get_ident = self._thread, threading.get_ident
+        original, get_ident = getattr(owner, name), threading.get_ident
 
         def dispatch(*args: Any, **kwargs: Any) -> Any:
-            return (replacement if get_ident() == mine else original)(*args, **kwargs)
+            return (replacement if get_ident() == self.thread else original)(*args, **kwargs)
 
         self._undo.append((owner, name, vars(owner)[name]))
         setattr(owner, name, dispatch)

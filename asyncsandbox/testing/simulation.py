@@ -30,6 +30,7 @@ from .._core.settings import require_number
 from ..errors import ActionNotFoundError, ConfigurationError
 from .asgi import is_asgi
 from .calls import ActionCall, Actions
+from .ending import unfinished_tasks
 from .errors import CrashedError, PromiseBrokenError
 from .lives import Handle, Lives
 from .scenario import Extent
@@ -86,7 +87,8 @@ class Simulation:
         self._broken: PromiseBrokenError | None = None
         self._healed_at: int | None = None
         self._seen: set[tuple[str, str, int]] = set()
-        self._verdicts = Verdicts(core_context._hosts.get(loop, ()))  # noqa: SLF001 - the world put the list there
+        self._hosts = core_context._hosts.get(loop, ())  # noqa: SLF001 - the world put the list there
+        self._verdicts = Verdicts(self._hosts)
 
     @property
     def started(self) -> bool:
@@ -102,10 +104,13 @@ class Simulation:
 
     def get_fired(self) -> Counter[str]:
         """Return what went wrong so far, by kind."""
+        fired = self._fired.copy()
         points = self.loop.points if self._healed_at is None else self._healed_at
         pauses = sum(pause < points for pause in self.scenario.pauses)
-        counts = {"pause": pauses, "crash": self._lives.cuts, "duplicate": self._lives.duplicated}
-        return self._fired + Counter(counts)
+        for kind, count in (("pause", pauses), ("crash", self._lives.cuts), ("duplicate", self._lives.duplicated)):
+            if count:
+                fired[kind] = count
+        return fired
 
     @property
     def clock(self) -> Clock:
@@ -263,8 +268,7 @@ class Simulation:
         """Note where the test ended; what comes after is tidying up."""
         if self.unfinished is None:
             self.told = len(self.loop.trace)
-            tasks = asyncio.all_tasks(self.loop)
-            self.unfinished = frozenset(task for task in tasks if not getattr(task, "is_dead", False))
+            self.unfinished = frozenset(unfinished_tasks(self.loop))
 
     async def _await_promises(self) -> None:
         began = self.loop.time()
@@ -276,10 +280,13 @@ class Simulation:
                 await asyncio.sleep(min(left, seconds / 100))
 
     def _before_step(self, step: int) -> None:
-        self._check()
-        if self._jumps and self._lives.started:
-            self._jump(step - self._lives.born)
-        self._lives.before_step(step)
+        lives = self._lives
+        if self._always or self._hosts or self._broken is not None or lives.failure is not None:
+            self._check()
+        if lives.count:
+            if self._jumps:
+                self._jump(step - lives.born)
+            lives.before_step(step)
 
     def _jump(self, step: int) -> None:
         for jump in [each for each in self._jumps if each.step <= step]:

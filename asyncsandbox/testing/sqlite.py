@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from .loop import SimLoop
     from .patches import Patches
+    from .world import World
 
 __all__ = ["replace_sqlite"]
 
@@ -46,8 +47,8 @@ _POSITIONAL = ("detect_types", "isolation_level", "check_same_thread", "factory"
 _PRAGMA = re.compile(r"\s*PRAGMA\s+(busy_timeout|synchronous)\s*[=(]\s*(\w+)", re.IGNORECASE)
 
 
-def replace_sqlite(patches: Patches, loop: SimLoop) -> None:
-    """Have aiosqlite run as steps of ``loop``, and SQLite never block it."""
+def replace_sqlite(patches: Patches, world: World) -> None:
+    """Have aiosqlite run as steps of the loop whose turn it is, and SQLite never block it."""
     connect_really = sqlite3.connect
     start_really = aiosqlite.core.Connection.__init__
     timeouts: weakref.WeakKeyDictionary[sqlite3.Connection, float] = weakref.WeakKeyDictionary()
@@ -67,7 +68,7 @@ def replace_sqlite(patches: Patches, loop: SimLoop) -> None:
 
     def start(self: aiosqlite.core.Connection, *args: Any, **kwargs: Any) -> None:
         start_really(self, *args, **kwargs)
-        queue: Any = StatementQueue(loop, self, timeouts)
+        queue: Any = StatementQueue(world.loop, self, timeouts)
         self._tx = queue
         if hasattr(self, "_thread"):
             self._thread = queue

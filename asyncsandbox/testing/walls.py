@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .loop import SimLoop
     from .patches import Patches
+    from .world import World
 
 __all__ = ["refuse_the_world"]
 
@@ -55,11 +56,11 @@ _LOOP_WALLS = {
 }
 
 
-def refuse_the_world(patches: Patches, loop: SimLoop) -> None:
+def refuse_the_world(patches: Patches, world: World) -> None:
     """Put up the walls."""
     for owner, name, what, remedy in _WALLS:
         if hasattr(owner, name):  # pragma: no branch - not every system has every call
-            patches.replace(owner, name, _wall(loop, what, remedy))
+            patches.replace(owner, name, _wall(world, what, remedy))
 
 
 def add_loop_walls(cls: type[SimLoop]) -> type[SimLoop]:
@@ -70,9 +71,9 @@ def add_loop_walls(cls: type[SimLoop]) -> type[SimLoop]:
     return cls
 
 
-def _wall(loop: SimLoop, what: str, remedy: str) -> Callable[..., None]:
+def _wall(world: World, what: str, remedy: str) -> Callable[..., None]:
     def refuse(*_args: object, **_kwargs: object) -> None:
-        loop.escape(what, remedy)
+        world.loop.escape(what, remedy)
 
     return refuse
 

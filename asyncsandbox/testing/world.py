@@ -29,7 +29,7 @@ import uuid
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.from_thread
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .._core.context import Host
     from .loop import SimLoop
 
-__all__ = ["world"]
+__all__ = ["World", "world"]
 
 EPOCH_SECONDS = 1_735_689_600  # the time of day at which every simulation begins: 2025-01-01 00:00 UTC
 _NODE = 0x5A9DB0C5AFE0  # the network address `uuid1` would otherwise read from the machine
@@ -57,9 +57,69 @@ _NODE = 0x5A9DB0C5AFE0  # the network address `uuid1` would otherwise read from 
 _turn = threading.Lock()
 
 
+class World:
+    """Replaces, for a block, what loops see of the world, one loop after the other; between them it is the real one.
+
+    A sweep enters one world and runs hundreds of loops in it: replacing everything takes longer than a short run does.
+
+    Attributes:
+        loop: Whose turn it is, or was last.
+
+    Raises:
+        NestedWorldError: Another simulation governs this process.
+
+    Concurrency: for the thread that entered it. Cancellation: nothing here waits.
+    """
+
+    loop: SimLoop
+
+    def __init__(self) -> None:
+        self._patches = Patches()
+        self._source = random.Random(0)  # noqa: S311 - a simulation keeps no secrets
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if not _turn.acquire(blocking=False):
+            raise NestedWorldError
+        with ExitStack() as stack:
+            stack.callback(_turn.release)
+            patches = stack.enter_context(self._patches)
+            _seed_temporary_names()
+            _govern_time(patches, self)
+            stack.enter_context(_governed_chance(patches, self._source))
+            _replace_anyio_threads(patches, self)
+            replace_sqlite(patches, self)
+            refuse_the_world(patches, self)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def turn(self, loop: SimLoop, *, seed: int = 0) -> Generator[None]:
+        """Govern time and chance, and refuse the real world, for a block.
+
+        Args:
+            loop: Whose time it is.
+            seed: Where every random number comes from.
+        """
+        self.loop = loop
+        self._source.seed(seed)
+        random.seed(self._source.getrandbits(64))
+        setattr(uuid, "_last_timestamp", None)  # noqa: B010 - in no stub
+        core_context._hosts[loop] = _Hosts()  # noqa: SLF001 - the registry has no other reason to know of power cuts
+        self._patches.thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._patches.thread = None
+            del core_context._hosts[loop]  # noqa: SLF001 - as above
+
+
 @contextmanager
 def world(loop: SimLoop, *, seed: int = 0) -> Generator[None]:
-    """Govern time and chance, and refuse the real world, for a block.
+    """Govern time and chance, and refuse the real world, for a block: a `World` for one loop.
 
     Args:
         loop: Whose time it is.
@@ -68,28 +128,19 @@ def world(loop: SimLoop, *, seed: int = 0) -> Generator[None]:
     Raises:
         NestedWorldError: Another simulation governs this process.
     """
-    if not _turn.acquire(blocking=False):
-        raise NestedWorldError
-    try:
-        with ExitStack() as stack:
-            patches = stack.enter_context(Patches(threading.get_ident()))
-            _seed_temporary_names()
-            _govern_time(patches, loop)
-            stack.enter_context(_governed_chance(patches, seed))
-            _replace_anyio_threads(patches, loop)
-            replace_sqlite(patches, loop)
-            refuse_the_world(patches, loop)
-            stack.enter_context(_forget_hosts(loop))
-            yield
-    finally:
-        _turn.release()
+    with World() as governed, governed.turn(loop, seed=seed):
+        yield
 
 
-def _govern_time(patches: Patches, loop: SimLoop) -> None:
+def _govern_time(patches: Patches, world: World) -> None:
+    def monotonic() -> float:
+        return world.loop.time()
+
     def wall() -> float:
-        return EPOCH_SECONDS + loop.time() + loop.wall_offset
+        return EPOCH_SECONDS + monotonic() + world.loop.wall_offset
 
     def sleep(seconds: float) -> None:
+        loop = world.loop
         if loop.job is None:
             loop.stall(seconds)
         else:
@@ -97,8 +148,8 @@ def _govern_time(patches: Patches, loop: SimLoop) -> None:
 
     patches.replace(time, "time", wall)
     patches.replace(time, "time_ns", lambda: round(wall() * 1e9))
-    patches.replace(time, "monotonic", loop.time)
-    patches.replace(time, "monotonic_ns", lambda: round(loop.time() * 1e9))
+    patches.replace(time, "monotonic", monotonic)
+    patches.replace(time, "monotonic_ns", lambda: round(monotonic() * 1e9))
     patches.replace(time, "sleep", sleep)
 
 
@@ -109,15 +160,13 @@ def _seed_temporary_names() -> None:
 
 
 @contextmanager
-def _governed_chance(patches: Patches, seed: int) -> Generator[None]:
-    source = random.Random(seed)  # noqa: S311 - a simulation keeps no secrets
+def _governed_chance(patches: Patches, source: random.Random) -> Generator[None]:
     seed_really = random.Random.seed
 
     def seed_from_world(self: random.Random, a: Any = None, version: int = 2) -> None:
         seed_really(self, source.getrandbits(64) if a is None else a, version)
 
     before = random.getstate()
-    random.seed(source.getrandbits(64))
     patches.replace(os, "urandom", source.randbytes)
     patches.replace(random, "_urandom", source.randbytes)  # `SystemRandom` and `secrets` draw here
     patches.replace(random.Random, "seed", seed_from_world)  # noqa: S311 - as above
@@ -129,7 +178,7 @@ def _governed_chance(patches: Patches, seed: int) -> Generator[None]:
         random.setstate(before)
 
 
-def _replace_anyio_threads(patches: Patches, loop: SimLoop) -> None:
+def _replace_anyio_threads(patches: Patches, world: World) -> None:
     async def run_as_a_step(
         cls: type[AsyncIOBackend],
         func: Callable[..., Any],
@@ -140,10 +189,10 @@ def _replace_anyio_threads(patches: Patches, loop: SimLoop) -> None:
         await cls.checkpoint()
         async with limiter or cls.current_default_thread_limiter():
             with anyio.CancelScope(shield=not abandon_on_cancel):
-                return await loop.run_in_executor(None, partial(copy_context().run, func, *args))
+                return await world.loop.run_in_executor(None, partial(copy_context().run, func, *args))
 
     def refuse(*_args: object, **_kwargs: object) -> None:
-        loop.escape(
+        world.loop.escape(
             "anyio.from_thread", "a job is one step and cannot wait for the loop: return, and await what it needs"
         )
 
@@ -168,12 +217,3 @@ def _forget(host: Host) -> None:
     core_context.unregister_host(host)
     if isinstance(host, Runtime):  # pragma: no branch - no other kind runs in the package
         host.journal._listeners.clear()  # noqa: SLF001 - a journal has no other reason to know of power cuts
-
-
-@contextmanager
-def _forget_hosts(loop: SimLoop) -> Generator[None]:
-    core_context._hosts[loop] = _Hosts()  # noqa: SLF001 - the registry has no other reason to know of power cuts
-    try:
-        yield
-    finally:
-        del core_context._hosts[loop]  # noqa: SLF001

@@ -198,7 +198,7 @@ def test_other_threads_see_the_real_thing():
 
 
 def test_replacing_what_is_not_there_does_nothing():
-    with Patches(threading.get_ident()) as patches:
+    with Patches() as patches:
         patches.set(uuid, "no_such_name", 1)
     assert not hasattr(uuid, "no_such_name")
 
