@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ def hostile_values() -> SearchStrategy[Any]:
         st.none(),
         st.booleans(),
         st.integers() | st.sampled_from([2**64, -(10**400)]),
-        st.floats(),
+        st.floats() | st.sampled_from([math.nan, math.inf]),
         st.decimals(),
         text,
         st.binary(),
