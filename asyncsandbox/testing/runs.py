@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -11,11 +11,10 @@ from hypothesis.errors import FailedHealthCheck
 
 from .errors import NestedWorldError, PromiseBrokenError
 from .lanes import is_users
-from .latency import LatencyLoop
 from .loop import SimLoop
 from .simulation import Simulation
 from .trace import StepKind
-from .world import world
+from .world import World, world
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .trace import Step, Trace
 
 Test: TypeAlias = "Callable[..., Coroutine[Any, Any, object]]"
+Runner: TypeAlias = "Callable[..., Run]"  # takes a scenario, and a loop by keyword
 T = TypeVar("T")
 
 # What stands at a line of the user's code; the simulation makes the other marks.
@@ -38,7 +38,6 @@ class Run:
 
     Attributes:
         extent: How far it went.
-        length: Its steps and virtual seconds: two runs that differ here took different paths.
         trace: What happened; empty unless recorded.
         told: How many steps of it came before the end of the test.
         error: What it raised.
@@ -48,7 +47,6 @@ class Run:
     """
 
     extent: Extent
-    length: tuple[int, float]
     trace: Trace
     told: int
     error: BaseException | None
@@ -71,7 +69,12 @@ def _unplaced(step: Step) -> Step:
 
 
 def run_once(
-    test: Test, scenario: Scenario, inputs: Mapping[str, Any], *, record: bool = True, slow_loop: bool = True
+    test: Test,
+    scenario: Scenario,
+    inputs: Mapping[str, Any],
+    *,
+    loop: SimLoop | None = None,
+    world: World | None = None,
 ) -> Run:
     """Run a test once.
 
@@ -79,17 +82,17 @@ def run_once(
         test: What to run.
         scenario: What goes wrong.
         inputs: What the test gets besides the simulation.
-        record: Whether to keep the trace.
-        slow_loop: Whether pauses may be anywhere; otherwise only where stock asyncio can be slow, and without a trace.
+        loop: What to run it on, with the scenario's pauses; None for one that keeps the trace.
+        world: Where; None for a world of its own.
 
     Raises:
         KeyboardInterrupt: Somebody pressed a key.
         SystemExit: The test ended the process.
     """
-    pauses = scenario.pauses
-    loop = SimLoop(pauses=pauses, record=record) if slow_loop else LatencyLoop(pauses=pauses)
+    loop = SimLoop(pauses=scenario.pauses) if loop is None else loop
     error: BaseException | None = None
-    with _collector_asleep(), closing(loop), world(loop):
+    entered = World() if world is None else nullcontext(world)
+    with _collector_asleep(), closing(loop), entered as around, around.turn(loop):
         simulation = Simulation(loop, scenario)
         try:
             loop.run(simulation.test(test, inputs))
@@ -100,7 +103,6 @@ def run_once(
     unhandled = _unhandled(loop, simulation.unfinished or ())
     return Run(
         extent=simulation.extent,
-        length=(loop.steps, loop.time()),
         trace=loop.trace,
         told=simulation.told,
         error=error or next(iter(unhandled), None) or _leak(loop),

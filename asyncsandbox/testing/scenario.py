@@ -12,6 +12,7 @@ Scenario(faults=(fault('card.charge', TimeoutError, after=True, nth=2),), crashe
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from .._core.settings import require_name, require_number
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from hypothesis.strategies import SearchStrategy
 
@@ -165,11 +166,31 @@ class Extent:
     calls: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A pause that led somewhere else.
+
+    Attributes:
+        pause: The decision point of the pause.
+        moment: Whose step that was in stock order, and which: the name of the lane, and how many it had taken before.
+        points: How many decision points there were with it.
+        moments: By moment, the decision point at which that step was taken with it.
+        longer: Whether the run became longer or shorter, by steps or seconds that none before it took.
+    """
+
+    pause: int
+    moment: tuple[str, int]
+    points: int
+    moments: Mapping[tuple[str, int], int]
+    longer: bool = False
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Sweep:
     """Every scenario in which at most one thing goes wrong. `scenarios` draws it first; shrinking comes back to it.
 
-    A pause that leads somewhere else is worth a second one: with ``pairs``, those are tried after all the single ones.
+    A pause that leads somewhere else is worth a second one: with ``pairs``, those are tried after all the single ones,
+    first of all two that each lead somewhere else by themselves.
 
     Attributes:
         pauses: Whether to try every single pause.
@@ -178,7 +199,7 @@ class Sweep:
         duplicates: Whether to let every call from the test to the app arrive twice.
         jumps: Whether to let the clock jump by a day, forward and back.
         most: How many scenarios at most; crashes and pauses beyond it are sampled evenly.
-        pairs: Whether to try a second pause after each that made the run longer or shorter.
+        pairs: Whether to try a second pause after each that led a task to other steps or to other values.
     """
 
     pauses: bool = False
@@ -223,23 +244,29 @@ class Sweep:
         crashes = _sample(crashes, max(room - len(pauses), room // 2))
         return (*few, *crashes, *_sample(pauses, room - len(crashes)))[: self.most]
 
-    def seconds(self, turned: Iterable[tuple[Scenario, Extent]], tried: int) -> tuple[Scenario, ...]:
+    def seconds(self, turns: Sequence[Turn], tried: int) -> tuple[Scenario, ...]:
         """Return the scenarios with a second pause, as many as ``tried`` ones leave room for.
 
         Args:
-            turned: The single pauses that led somewhere else, each with how far the run went.
+            turns: The single pauses that led somewhere else, in the order of their points.
             tried: How many scenarios were tried before.
 
         Example:
-            >>> Sweep(pauses=True, pairs=True).seconds([(Scenario(pauses=(1,)), Extent(points=4))], 5)
-            (Scenario(pauses=(1, 2)), Scenario(pauses=(1, 3)))
+            >>> turn = Turn(pause=1, moment=("a", 0), points=4, moments={("b", 0): 3})
+            >>> other = Turn(pause=2, moment=("b", 0), points=3, moments={})
+            >>> Sweep(pauses=True, pairs=True).seconds([turn, other], 5)
+            (Scenario(pauses=(1, 3)), Scenario(pauses=(1, 2)))
         """
-        pairs = [
-            Scenario(pauses=(*single.pauses, point))
-            for single, extent in turned
-            for point in range(single.pauses[-1] + 1, extent.points)
+        both = [
+            Scenario(pauses=(first.pause, point))
+            for first, other in combinations(turns, 2)
+            if (point := first.moments.get(other.moment, 0)) > first.pause
         ]
-        return tuple(_sample(pairs, max(self.most - tried, 0)))
+        chosen: dict[Scenario, None] = {}
+        for group in (both, _behind(turns, longer=True), _behind(turns, longer=False)):
+            new = [pair for pair in group if pair not in chosen]
+            chosen.update(dict.fromkeys(_sample(new, self.most - tried - len(chosen))))
+        return tuple(chosen)
 
 
 def scenarios(  # noqa: PLR0913 - one keyword per kind of trouble
@@ -304,6 +331,11 @@ def _few(element: SearchStrategy[T], most: int) -> SearchStrategy[tuple[T, ...]]
 
 def _ordered(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
+
+
+def _behind(turns: Sequence[Turn], *, longer: bool) -> list[Scenario]:
+    chosen = [turn for turn in turns if turn.longer is longer]
+    return [Scenario(pauses=(turn.pause, point)) for turn in chosen for point in range(turn.pause + 1, turn.points)]
 
 
 def _sample(items: list[Scenario], most: int) -> list[Scenario]:

@@ -26,7 +26,6 @@ import inspect
 import os
 import traceback
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,19 +35,22 @@ from hypothesis import given
 from hypothesis.errors import UnsatisfiedAssumption
 
 from ..errors import ConfigurationError
-from .errors import NondeterminismError, NothingToRestartError, UncoveredError
+from .errors import NondeterminismError, UncoveredError
+from .latency import LatencyLoop
+from .loop import SimLoop
 from .replay_token import literal, make_token
 from .report import Report
 from .runs import run_once
 from .scenario import Scenario, Sweep
+from .sweeping import sweep
+from .world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hypothesis.strategies import SearchStrategy
 
-    from .runs import Run, Test
-    from .scenario import Extent
+    from .runs import Run, Runner, Test
 
 _FAILURES = (Exception, pytest.fail.Exception)
 _ATTRIBUTE = "asyncsandbox_simulated"
@@ -102,25 +104,15 @@ class Simulated:
             NothingToRestartError: There shall be crashes and the test started no app.
             Exception: What the test raised, with the report attached.
         """
-        attempt = functools.partial(self._try, functools.partial(self.function, *owner), inputs, self.runs)
-        if isinstance(scenario, Scenario):
-            attempt(scenario)
-            return
-        self.kinds.update(scenario.kinds)
-        first = attempt(Scenario())
-        if scenario.crashes and not first.started:
-            raise NothingToRestartError
-        singles = scenario.singles(first.extent)
-        turned: dict[tuple[int, float], tuple[Scenario, Extent]] = {first.length: (Scenario(), first.extent)}
-        for single in singles:
-            with suppress(UnsatisfiedAssumption):
-                run = attempt(single)
-                if scenario.pairs and single.pauses:
-                    turned.setdefault(run.length, (single, run.extent))
-        del turned[first.length]
-        for double in scenario.seconds(turned.values(), len(singles)):
-            with suppress(UnsatisfiedAssumption):
-                attempt(double)
+        with World() as world:
+            function = functools.partial(self.function, *owner)
+            run: Runner = functools.partial(run_once, function, inputs=inputs, world=world)
+            attempt = functools.partial(self._try, run, inputs, self.runs)
+            if isinstance(scenario, Scenario):
+                attempt(scenario, SimLoop(pauses=scenario.pauses, record=False))
+                return
+            self.kinds.update(scenario.kinds)
+            sweep(scenario, attempt)
 
     def require_covered(self) -> None:
         """Check the coverage counters, where the test asked for it.
@@ -141,8 +133,8 @@ class Simulated:
         except ValueError:
             return ""
 
-    def _try(self, function: Test, inputs: Mapping[str, Any], before: int, scenario: Scenario) -> Run:
-        run = run_once(function, scenario, inputs, record=False)
+    def _try(self, once: Runner, inputs: Mapping[str, Any], before: int, scenario: Scenario, loop: SimLoop) -> Run:
+        run = once(scenario, loop=loop)
         self.runs += 1
         self.fired.update(run.fired)
         if run.error is None:
@@ -151,8 +143,7 @@ class Simulated:
             run.error, UnsatisfiedAssumption
         ):
             raise run.error
-        recorded = run_once(function, scenario, inputs)
-        again = run_once(function, scenario, inputs)
+        recorded, again = once(scenario), once(scenario)
         if type(recorded.error) is not type(run.error) or recorded.trace.digest() != again.trace.digest():
             difference = (
                 recorded.trace.difference(again.trace) or f"the outcome: {run.error!r}, then {recorded.error!r}"
@@ -166,7 +157,7 @@ class Simulated:
             scenario=scenario,
             error=_headline(error),
             unhandled=tuple(repr(each) for each in recorded.unhandled if each is not error),
-            reachable=_is_reachable(function, inputs, scenario, error),
+            reachable=_is_reachable(once, scenario, error),
             runs=self.runs - before,
             inputs={name: repr(value) for name, value in drawn.items()},
             fixtures={name: self._text(value) for name, value in inputs.items() if name in self.fixtures},
@@ -252,11 +243,11 @@ def simulated_of(test: Callable[..., object]) -> Simulated:
     return found
 
 
-def _is_reachable(function: Test, inputs: Mapping[str, Any], scenario: Scenario, error: BaseException) -> bool | None:
+def _is_reachable(once: Runner, scenario: Scenario, error: BaseException) -> bool | None:
     """Return whether it fails alike where only the world outside is slow; None where nothing is paused."""
     if not scenario.pauses:
         return None
-    found = run_once(function, scenario, inputs, slow_loop=False).error
+    found = once(scenario, loop=LatencyLoop(pauses=scenario.pauses)).error
     return found is not None and (type(found), _headline(found)) == (type(error), _headline(error))
 
 

@@ -9,9 +9,6 @@ from types import ModuleType
 
 import pytest
 
-from asyncsandbox.testing import Scenario, Sweep
-from asyncsandbox.testing.scenario import Extent
-
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "bench_finding.py"
 SIMPLE = ["lost_update", "crossed_locks", "missed_wakeup", "double_charge"]
 DEEP = "second_try"
@@ -59,11 +56,3 @@ def test_generated_bugs_are_found_and_made_small(finding: ModuleType) -> None:
 
 def test_a_program_without_a_bug_raises_no_alarm(finding: ModuleType) -> None:
     assert finding.find(finding.schedule, examples=50) is None
-
-
-@pytest.mark.parametrize(("tried", "pairs"), [(0, 3), (398, 2), (400, 0), (500, 0)])
-def test_second_pauses_take_the_room_that_single_ones_left(tried: int, pairs: int) -> None:
-    turned = [(Scenario(pauses=(1,)), Extent(points=4)), (Scenario(pauses=(2,)), Extent(points=4))]
-    doubles = Sweep(pauses=True, pairs=True).seconds(turned, tried)
-    assert len(set(doubles)) == len(doubles) == pairs
-    assert set(doubles) <= {Scenario(pauses=(1, 2)), Scenario(pauses=(1, 3)), Scenario(pauses=(2, 3))}
