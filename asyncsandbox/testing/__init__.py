@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         NestedWorldError,
         NondeterminismError,
         NothingToRestartError,
+        PlanSnapshotError,
         PromiseBrokenError,
         ReplayTokenError,
         SimulationError,
         UncoveredError,
     )
+    from .plan_snapshot import PlanSnapshot
     from .report import Report
     from .scenario import Fault, Jump, Scenario, Sweep, fault, scenarios
     from .settling import SettlingSandbox
@@ -56,6 +58,8 @@ __all__ = [
     "NestedWorldError",
     "NondeterminismError",
     "NothingToRestartError",
+    "PlanSnapshot",
+    "PlanSnapshotError",
     "PromiseBrokenError",
     "ReplayTokenError",
     "Report",
@@ -89,11 +93,13 @@ _HOMES = {
         "NestedWorldError",
         "NondeterminismError",
         "NothingToRestartError",
+        "PlanSnapshotError",
         "PromiseBrokenError",
         "ReplayTokenError",
         "SimulationError",
         "UncoveredError",
     ),
+    "plan_snapshot": ("PlanSnapshot",),
     "report": ("Report",),
     "scenario": (
         "Fault",

@@ -11,6 +11,7 @@
     ├── PromiseBrokenError(AssertionError)     what must always, or eventually, hold did not
     ├── UncoveredError(AssertionError)         something that may go wrong never did
     └── ReplayTokenError(ValueError)           a token of another test or Python, or no token at all
+    PlanSnapshotError(SandboxError, AssertionError)   a plan is not the one that was snapshot
 
 >>> str(DeadlockError(("main#1 waits at shop.py:12",)))
 'nothing can happen any more: main#1 waits at shop.py:12; something must set, release or cancel what they wait for'
@@ -28,6 +29,7 @@ __all__ = [
     "NestedWorldError",
     "NondeterminismError",
     "NothingToRestartError",
+    "PlanSnapshotError",
     "PromiseBrokenError",
     "ReplayTokenError",
     "SimulationError",
@@ -198,3 +200,22 @@ class ReplayTokenError(SimulationError, ValueError):
 
     def __str__(self) -> str:
         return f"replay token {self.token!r} {self.problem}: {self.remedy}"
+
+
+class PlanSnapshotError(SandboxError, AssertionError):
+    """A plan is not the one of its snapshot, or there is no usable one.
+
+    Attributes:
+        path: The file.
+        problem: What is wrong.
+        remedy: What to do.
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str) -> None:
+        super().__init__(path, problem, remedy)
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}{'' if self.problem.endswith(chr(10)) else '; '}{self.remedy}"

@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures `sandbox` and `virtual_time`, ``--sim-replay`` and ``--sim-report``.
+"""The pytest plugin: fixtures `sandbox`, `virtual_time` and `plan_snapshot`, and their options.
 
 Pytest loads it by its entry point. It imports neither Hypothesis nor SQLAlchemy before a test needs them.
 """
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
     from .loop import SimLoop
+    from .plan_snapshot import PlanSnapshot
     from .settling import SettlingSandbox
     from .simulated import Simulated
 
 T = TypeVar("T")
 
-_REPLAY, _REPORT = "--sim-replay", "--sim-report"
+_REPLAY, _REPORT, _UPDATE = "--sim-replay", "--sim-report", "--plan-snapshot-update"
+_WRITTEN = "asyncsandbox_plan_snapshot"  # a property of reports, which come from other processes, too
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         _REPORT, metavar="DIR", help="write each failing simulation as a picture, as JSON, and as a plain test"
     )
+    group.addoption(_UPDATE, action="store_true", help="write the plan snapshots that are missing or differ")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -135,6 +138,26 @@ def sandbox(virtual_time: VirtualTime) -> SettlingSandbox:  # noqa: ARG001 - its
     from .settling import SettlingSandbox
 
     return SettlingSandbox(dry_run=True, use_memory_db=True)
+
+
+@pytest.fixture
+def plan_snapshot(request: pytest.FixtureRequest) -> Generator[PlanSnapshot]:
+    """Compare plans with the files beside this test; ``--plan-snapshot-update`` writes them."""
+    from .plan_snapshot import PlanSnapshot
+
+    snapshot = PlanSnapshot(request.path, request.node.nodeid, update=bool(request.config.getoption(_UPDATE)))
+    yield snapshot
+    request.node.user_properties.extend((_WRITTEN, str(path)) for path in snapshot.written)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the plan snapshots that were written: none is in silence."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    written = [path for report in reports for name, path in getattr(report, "user_properties", ()) if name == _WRITTEN]
+    if written:
+        terminalreporter.section("plan snapshots written")
+        for path in sorted(set(written)):
+            terminalreporter.line(path)
 
 
 def _replaying(item: pytest.Function) -> Callable[..., None] | None:

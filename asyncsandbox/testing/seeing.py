@@ -15,11 +15,13 @@ further, no proof that nothing happened.
 ...         await asyncio.sleep(0)
 ...         balance = before + 1
 ...     await asyncio.gather(deposit(0), deposit(3))
->>> loops = [SeeingLoop(pauses=[point]) for point in range(5)]
+>>> loops = [SeeingLoop(), *(SeeingLoop(pauses=[point]) for point in range(5))]
 >>> for loop in loops:
 ...     loop.run(deposits())
->>> [loop.sight() == loops[4].sight() for loop in loops]
-[True, True, False, True, True]
+>>> [point for point in range(5) if loops[point + 1].sight() != loops[0].sight()]
+[0, 2]
+>>> len({loop.length for loop in loops})
+1
 """
 
 from __future__ import annotations
