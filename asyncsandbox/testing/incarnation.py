@@ -10,8 +10,10 @@ Membership is inherited like any ContextVar: whatever is started from inside a l
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from contextvars import Context, ContextVar, copy_context
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Incarnation", "current_incarnation"]
 
-# A coroutine that goes on awaiting while it is being closed gets this many chances to end.
+# A task that goes on awaiting while it is being closed gets this many chances to end.
 _CLOSING_ATTEMPTS = 10
+_WAITING = frozenset({AsyncGeneratorType, CoroutineType, GeneratorType})
+_WRAPPINGS = frozenset(
+    {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
+)  # CPython shows no more
 _MANY = 1_000  # so many references to what is gone are kept
 
 T = TypeVar("T")
@@ -133,8 +139,35 @@ class Graveyard:
 
 
 def _close(task: SimTask) -> None:
-    coroutine: Any = task.get_coro()
-    for _ in range(_CLOSING_ATTEMPTS):
+    """Close what a task runs from the inside out: closed from the outside, an inner one would get a single chance."""
+    chances = _CLOSING_ATTEMPTS
+    while chances and (coroutine := _innermost(task.get_coro())) is not None:
         with contextlib.suppress(BaseException):
             task.context.run(coroutine.close)
-            return
+        if _is_suspended(coroutine):
+            chances -= 1
+
+
+def _innermost(coroutine: Any) -> Any:
+    """Return the innermost suspended coroutine or generator of a chain of those that wait for each other."""
+    innermost = None
+    while True:
+        if _is_suspended(coroutine):
+            innermost = coroutine
+        kind = type(coroutine)
+        if kind is CoroutineType:
+            coroutine = coroutine.cr_await
+        elif kind is GeneratorType:
+            coroutine = coroutine.gi_yieldfrom
+        elif kind is AsyncGeneratorType:
+            coroutine = coroutine.ag_await
+        elif kind.__name__ in _WRAPPINGS:
+            coroutine = next((each for each in gc.get_referents(coroutine) if type(each) in _WAITING), None)
+        else:
+            break
+    return innermost
+
+
+def _is_suspended(coroutine: Any) -> bool:
+    frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+    return frame is not None

@@ -105,8 +105,6 @@ async def test_sessions_that_read_and_then_write_lose_nothing(
     assert look_at(source) == before
 
 
-# When the dead are let go, a `finally` that awaits twice is reported: by then the run is over and nothing can await.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @settings(plain, max_examples=10)
 @simulate(POWER_CUTS, isolation=st.sampled_from([Isolation.CLONE, Isolation.ROLLBACK]))
 async def test_a_power_cut_leaves_the_source_as_it_is(sim: Simulation, source: Path, isolation: Isolation) -> None:

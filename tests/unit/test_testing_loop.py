@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualLoop
 
+from asyncsandbox.testing import incarnation
 from asyncsandbox.testing.errors import (
     DeadlockError,
     EscapedError,
@@ -1028,6 +1029,79 @@ def test_a_coroutine_that_hardly_ends_does_not_stop_the_end(times, monkeypatch):
     assert loop.unhandled == []
     gc.collect()
     assert complaints == [RuntimeError] * (times > 10)
+
+
+class Nested:
+    """Coroutines that wait for each other in every way there is, and await several times on the way out."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    async def linger(self, name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                try:
+                    await self.pause()
+                finally:
+                    self.ended.append(name)
+
+    async def pause(self) -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            await asyncio.sleep(0)
+
+    def __await__(self) -> Any:
+        return self.linger("awaitable").__await__()
+
+    async def numbers(self) -> Any:
+        await self
+        yield 1
+
+    async def app(self) -> None:
+        try:
+            async for _ in self.numbers():
+                raise AssertionError
+        finally:
+            await self.linger("outermost")
+
+
+def check_that_the_dead_end_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(loop: SimLoop) -> None:
+        life = loop.new_incarnation()
+        for each in (nested.app(), nested.linger("alone")):
+            loop.create_task(each, context=life.context())
+        await asyncio.sleep(1)
+        loop.power_cut(life)
+
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    loop, nested = SimLoop(), Nested()
+    loop.run(main(loop))
+    gc.collect()
+    assert complaints == []
+    assert loop.unhandled == []
+    assert sorted(nested.ended) == ["alone", "awaitable", "outermost"]
+
+
+def test_the_dead_end_quietly_however_deep_they_wait(monkeypatch):
+    check_that_the_dead_end_quietly(monkeypatch)
+
+
+def test_the_check_catches_one_who_closes_from_the_outside(monkeypatch):
+    def close(task: SimTask) -> None:
+        for _ in range(10):
+            with contextlib.suppress(BaseException):
+                task.context.run(task.get_coro().close)
+                return
+
+    monkeypatch.setattr(incarnation, "_close", close)
+    with pytest.raises(AssertionError):
+        check_that_the_dead_end_quietly(monkeypatch)
 
 
 def test_failures_of_the_dead_are_nobodys():
