@@ -33,9 +33,9 @@ from .calls import ActionCall, Actions
 from .ending import unfinished_tasks
 from .errors import CrashedError, PromiseBrokenError
 from .lives import Handle, Lives
+from .oracles import Oracles
 from .scenario import Extent
 from .trace import StepKind
-from .verdicts import Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -86,9 +86,8 @@ class Simulation:
         self._eventually: list[tuple[Callable[[], object], float, str]] = []
         self._broken: PromiseBrokenError | None = None
         self._healed_at: int | None = None
-        self._seen: set[tuple[str, str, int]] = set()
         self._hosts = core_context._hosts.get(loop, ())  # noqa: SLF001 - the world put the list there
-        self._verdicts = Verdicts(self._hosts)
+        self._oracles = Oracles(self._hosts)
 
     @property
     def started(self) -> bool:
@@ -297,7 +296,7 @@ class Simulation:
     def _check(self) -> None:
         if self._lives.failure is not None:
             raise self._lives.failure
-        self._broken = self._broken or self._verdicts.find_wrong()
+        self._broken = self._broken or self._oracles.find_wrong()
         if self._broken is None:
             for holds, promise in self._always:
                 if not _ask(holds, otherwise=True):
@@ -359,11 +358,10 @@ class Simulation:
 
     def _note(self, runtime: Runtime, spec: ActionSpec, label: str, bound: Mapping[str, Any]) -> None:
         key = label.removeprefix(f"{spec.name}[").removesuffix("]")
-        generation = _generation(runtime, spec.name, key)
         call = ActionCall(
             action=spec.name,
             key=key,
-            generation=generation,
+            generation=_generation(runtime, spec.name, key),
             arguments=bound,
             at=self.loop.time(),
             life=self._lives.count,
@@ -371,13 +369,8 @@ class Simulation:
         self.actions.add(call)
         times = self.actions.count(spec.name, key=key)
         self.loop.mark(StepKind.ACTION, f"{label} #{times}" if times > 1 else label)
-        if spec.kind is ActionKind.READ_ONLY:
-            return
-        if runtime.dry_run:
-            self._broken = PromiseBrokenError("a dry run applies nothing", f"{label} happened")
-        elif not key.startswith("~") and (spec.name, key, generation) in self._seen:
-            self._broken = PromiseBrokenError("an action happens at most once per key", f"{label} happened twice")
-        self._seen.add((spec.name, key, generation))
+        if spec.kind is not ActionKind.READ_ONLY:
+            self._broken = self._oracles.judge(runtime, call, label) or self._broken
 
 
 def _ask(holds: Callable[[], object], *, otherwise: bool) -> bool:

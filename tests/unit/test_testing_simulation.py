@@ -30,8 +30,8 @@ from asyncsandbox.testing import (
     Simulation,
     fault,
 )
+from asyncsandbox.testing.oracles import Oracles
 from asyncsandbox.testing.runs import Run, run_in_world, run_once
-from asyncsandbox.testing.verdicts import Verdicts
 
 Body = Callable[..., Coroutine[Any, Any, object]]
 
@@ -741,7 +741,7 @@ def test_go_is_never_true_while_a_critical_check_fails(name: str, monkeypatch: p
 
 
 def test_the_verdicts_of_other_hosts_are_not_ours() -> None:
-    assert Verdicts([Host(name="other", dry_run=True)]).find_wrong() is None
+    assert Oracles([Host(name="other", dry_run=True)]).find_wrong() is None
 
 
 def test_a_check_that_is_missing_counts_as_critical(monkeypatch: pytest.MonkeyPatch) -> None:

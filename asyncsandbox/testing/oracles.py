@@ -1,6 +1,10 @@
-"""What every simulation watches of the sandboxes that run in it: their readiness verdicts.
+"""What every simulation checks of the sandboxes that run in it: each call that reached the world, and every step.
 
->>> Verdicts([]).find_wrong() is None
+An oracle on calls (at most once per key, nothing in a dry run, within limits) belongs into `Oracles.judge`, one on what
+a running sandbox must never show into `Oracles.find_wrong`. What must have come true at the end (no acknowledged job is
+lost) is one more promise for `Simulation.finish` to await.
+
+>>> Oracles([]).find_wrong() is None
 True
 """
 
@@ -17,12 +21,16 @@ if TYPE_CHECKING:
 
     from .._core.checks import ReadinessReport
     from .._core.context import Host
+    from .._core.runtime import Runtime
+    from .calls import ActionCall
 
-__all__ = ["Verdicts"]
+__all__ = ["Oracles"]
 
 
-class Verdicts:
-    """Judges each readiness report once, by its checks as they were registered and not by what the report says of them.
+class Oracles:
+    """Judges each call of an action that is not read-only, and each readiness report, once.
+
+    A report is judged by its checks as they were registered and not by what it says of them.
 
     Args:
         hosts: What runs on the loop; read anew at every look.
@@ -30,11 +38,23 @@ class Verdicts:
     Concurrency: for one loop. Cancellation: nothing here waits.
     """
 
-    __slots__ = ("_hosts", "_judged")
+    __slots__ = ("_happened", "_hosts", "_judged")
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         self._hosts = hosts
         self._judged: dict[Host, ReadinessReport] = {}
+        self._happened: set[tuple[str, str, int]] = set()
+
+    def judge(self, runtime: Runtime, call: ActionCall, label: str) -> PromiseBrokenError | None:
+        """Return what is wrong with a call that has reached the world, or None."""
+        round_of_key = call.action, call.key, call.generation
+        again = round_of_key in self._happened
+        self._happened.add(round_of_key)
+        if runtime.dry_run:
+            return PromiseBrokenError("a dry run applies nothing", f"{label} happened")
+        if again and not call.key.startswith("~"):
+            return PromiseBrokenError("an action happens at most once per key", f"{label} happened twice")
+        return None
 
     def find_wrong(self) -> PromiseBrokenError | None:
         """Return what is wrong with a report made since the last look, or None. Cheap: it is asked at every step."""
