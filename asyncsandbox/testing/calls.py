@@ -9,10 +9,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import ActionNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from .._core.planned import ActionSpec
+    from .._core.runtime import Runtime
+
+Round: TypeAlias = "tuple[str, str, int]"
+"""Action, key and generation: what a provider recognises a call by that is made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +65,12 @@ class Actions:
     def count(self, action: str, *, key: str | None = None) -> int:
         """Return how many calls of an action happened, with one key or with any."""
         return sum(call.action == action and key in (None, call.key) for call in self._calls)
+
+
+def round_of(runtime: Runtime, spec: ActionSpec, label: str) -> Round:
+    """Return which round of which key a call belongs to, by its label (``card.charge[inv-17]``)."""
+    key = label.removeprefix(f"{spec.name}[").removesuffix("]")
+    try:
+        return spec.name, key, runtime.ledger.get_row(spec.name, key).generation
+    except ActionNotFoundError:
+        return spec.name, key, 1

@@ -27,9 +27,9 @@ from .._core.clock import SystemClock
 from .._core.decorators import by_name
 from .._core.planned import ActionKind
 from .._core.settings import require_number
-from ..errors import ActionNotFoundError, ConfigurationError
+from ..errors import ConfigurationError
 from .asgi import is_asgi
-from .calls import ActionCall, Actions
+from .calls import ActionCall, Actions, round_of
 from .ending import unfinished_tasks
 from .errors import CrashedError, PromiseBrokenError
 from .lives import Handle, Lives
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .._core.planned import ActionSpec
     from .._core.runtime import Runtime
     from .asgi import Asgi, AsgiClient
+    from .calls import Round
     from .loop import SimLoop
     from .scenario import Fault, Scenario
 
@@ -75,6 +76,7 @@ class Simulation:
         self.actions = Actions()
         self._fired: Counter[str] = Counter()
         self._begun: Counter[str] = Counter()
+        self._answers: dict[Round, object] = {}
         self.loop = loop
         self.told = 0
         self.unfinished: frozenset[asyncio.Task[Any]] | None = None
@@ -321,9 +323,16 @@ class Simulation:
         await self.travel()
         if fault is not None and not fault.after:
             raise self._fail(fault, label, "before it happened")
-        result = await self._happen(spec, label, body, bound)
-        if spec.kind is not ActionKind.READ_ONLY or spec.name in self._stubs:
-            self._note(runtime, spec, label, bound)
+        of_key = round_of(runtime, spec, label)
+        if of_key in self._answers:
+            result = self._answers[of_key]
+            self.loop.mark(StepKind.ACTION, f"{label} again with the same key: nothing new happens")
+        else:
+            result = await self._happen(spec, label, body, bound)
+            if spec.forwards_key and not of_key[1].startswith("~"):
+                self._answers[of_key] = result
+            if spec.kind is not ActionKind.READ_ONLY or spec.name in self._stubs:
+                self._note(runtime, spec, of_key, bound)
         await self.travel()
         if fault is not None:
             raise self._fail(fault, label, "after it happened, the reply was lost")
@@ -356,18 +365,19 @@ class Simulation:
             result = spec.dry_result(bound, label)
         return result
 
-    def _note(self, runtime: Runtime, spec: ActionSpec, label: str, bound: Mapping[str, Any]) -> None:
-        key = label.removeprefix(f"{spec.name}[").removesuffix("]")
+    def _note(self, runtime: Runtime, spec: ActionSpec, of_key: Round, bound: Mapping[str, Any]) -> None:
+        action, key, generation = of_key
         call = ActionCall(
-            action=spec.name,
+            action=action,
             key=key,
-            generation=_generation(runtime, spec.name, key),
+            generation=generation,
             arguments=bound,
             at=self.loop.time(),
             life=self._lives.count,
         )
+        label = f"{action}[{key}]"
         self.actions.add(call)
-        times = self.actions.count(spec.name, key=key)
+        times = self.actions.count(action, key=key)
         self.loop.mark(StepKind.ACTION, f"{label} #{times}" if times > 1 else label)
         if spec.kind is not ActionKind.READ_ONLY:
             self._broken = self._oracles.judge(runtime, call, label) or self._broken
@@ -378,10 +388,3 @@ def _ask(holds: Callable[[], object], *, otherwise: bool) -> bool:
         return bool(holds())
     except CrashedError:
         return otherwise
-
-
-def _generation(runtime: Runtime, action: str, key: str) -> int:
-    try:
-        return runtime.ledger.get_row(action, key).generation
-    except ActionNotFoundError:
-        return 1
