@@ -13,6 +13,7 @@
     │   ├── KnownAfterApplyError              the program looked at a value that exists only after apply
     │   ├── DeadlineExceededError(TimeoutError)  the deadline passed before the action started; it was not run
     │   ├── OutcomeUnknownError               the action started and nobody knows whether it happened
+    │   │   └── IdempotencyUnknownError       the same, of a call with an idempotency key
     │   ├── ActionNotFoundError(LookupError)  the ledger has no such action
     │   ├── ActionStateError                  the action is not in a state that allows this
     │   └── LedgerFullError                   the in-memory ledger has no room; it never forgets silently
@@ -21,6 +22,10 @@
     ├── BreakerOpenError                      a circuit breaker is open; the call was not made
     ├── DatabaseSourceError                   the database to isolate cannot be opened
     ├── SessionInUseError                     a second session where sessions take turns
+    ├── IdempotencyStateError                 the key is not in a state that allows this
+    ├── IdempotencyFullError                  the in-memory records have no room; they never forget silently
+    ├── ResultUnavailableError                the call has run, and its result cannot be given again
+    ├── ResultCodecError(ValueError)          a result cannot be stored, or cannot be read here
     ├── PlanFileError                         a plan file is truncated, newer, or was changed
     └── NotReadyError                         require_ready() met a NO-GO
 
@@ -45,6 +50,13 @@ from .actions import (
 from .base import ConfigurationError, SandboxError
 from .calls import AttemptTimeoutError, BreakerOpenError, LimitExceededError
 from .database import DatabaseSourceError, SessionInUseError
+from .idempotency import (
+    IdempotencyFullError,
+    IdempotencyStateError,
+    IdempotencyUnknownError,
+    ResultCodecError,
+    ResultUnavailableError,
+)
 from .lifecycle import (
     ComponentStartError,
     ComponentStopError,
@@ -66,6 +78,9 @@ __all__ = [
     "DatabaseSourceError",
     "DeadlineExceededError",
     "IdempotencyConflictError",
+    "IdempotencyFullError",
+    "IdempotencyStateError",
+    "IdempotencyUnknownError",
     "KnownAfterApplyError",
     "LedgerFullError",
     "LifecycleError",
@@ -76,6 +91,8 @@ __all__ = [
     "NotStartedError",
     "OutcomeUnknownError",
     "PlanFileError",
+    "ResultCodecError",
+    "ResultUnavailableError",
     "SandboxError",
     "SessionInUseError",
 ]
