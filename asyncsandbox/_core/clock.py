@@ -15,7 +15,10 @@ import os
 import random
 import time
 from datetime import UTC, datetime
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @runtime_checkable
@@ -70,3 +73,12 @@ class SystemClock:
     def random_hex(self, size: int) -> str:
         """Return ``size`` bytes from the operating system's generator as hexadecimal digits."""
         return os.urandom(size).hex()
+
+
+def monotonic_of(clock: Clock) -> Callable[[], float]:
+    """Return the cheapest function that reads ``clock.monotonic()`` on the running loop, for who asks at every call.
+
+    A stock loop's time is the system's, so that is asked without the loop; any other loop, and clock, is asked itself.
+    """
+    stock = type(clock) is SystemClock and type(asyncio.get_running_loop()).time is asyncio.BaseEventLoop.time
+    return time.monotonic if stock else clock.monotonic

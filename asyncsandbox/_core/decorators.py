@@ -133,6 +133,12 @@ def by_name(callback: Callable[..., R], names: Iterable[str], field: str) -> Cal
     return lambda bound: callback(**{name: bound[name] for name in keywords})
 
 
+def bound_object(function: Callable[..., Any], names: tuple[str, ...]) -> str | None:
+    """Return the name of the parameter that holds a method's object, if any; a plain function may book a ``cls``."""
+    in_class = "." in getattr(function, "__qualname__", "").rpartition("<locals>.")[2]
+    return names[0] if in_class and names[:1] in (("self",), ("cls",)) else None
+
+
 def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Return a coroutine function that does the same; a plain function runs in a thread, with the context copied.
 

@@ -14,10 +14,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
+
+R = TypeVar("R")
 
 
 async def outlast(
@@ -45,3 +47,17 @@ async def outlast(
             if on_cancel is not None:
                 on_cancel()
     return cancellation
+
+
+async def complete(coroutine: Coroutine[Any, Any, R]) -> tuple[R, asyncio.CancelledError | None]:
+    """Run a coroutine to its end, also when the caller is cancelled meanwhile.
+
+    Returns:
+        What it returned, and the last cancellation that came meanwhile, which the caller must raise in the end.
+
+    Raises:
+        Exception: Whatever it raised.
+    """
+    task = asyncio.get_running_loop().create_task(coroutine)
+    cancellation = await outlast(task)
+    return task.result(), cancellation
