@@ -153,39 +153,61 @@ def forgets(_right: Callable[..., Any]) -> Callable[..., Any]:
 # ------------------------------------------------------------------ R2: a cancelled task starts nothing
 
 
-R2 = st.tuples(
-    st.lists(
-        st.builds(
-            Step,
-            outcome=st.just("wanted"),
-            seconds=st.sampled_from([0.0, 0.5]),
-            cleanup=st.sampled_from(["wanted", "wanted", "result", "passes"]),
-        ),
-        min_size=1,
-        max_size=3,
-    ).map(tuple),
-    st.integers(0, 2),
-    WAYS,
+CLINGING = st.lists(
+    st.builds(
+        Step,
+        outcome=st.just("wanted"),
+        seconds=st.sampled_from([0.0, 0.5]),
+        cleanup=st.sampled_from(["wanted", "wanted", "result", "passes"]),
+    ),
+    min_size=1,
+    max_size=3,
+).map(tuple)
+# Since Python 3.13 a group that fails delivers an old cancellation once more, so the two do not go together.
+R2 = st.one_of(
+    st.tuples(CLINGING, st.integers(0, 2), WAYS, st.none()),
+    st.tuples(CLINGING, st.just(0), WAYS, st.sampled_from([0.0, 0.25, 0.75])),
 )
 
 
-def start_nothing_once_cancelled(case: tuple[tuple[Step, ...], int, dict[str, Any]]) -> None:
-    """R2: whenever the task is cancelled, no further attempt; an old cancellation that it swallowed is no reason."""
-    steps, swallowed, way = case
+async def in_a_group(call: Callable[[], Coroutine[Any, Any, object]], seconds: float) -> None:
+    """Call it in a task group, beside a task that takes its time to end, while the body waits so long."""
+
+    async def cling() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(0.125)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(call())
+        group.create_task(cling())
+        if seconds:
+            await asyncio.sleep(seconds)
+
+
+def start_nothing_once_cancelled(case: tuple[tuple[Step, ...], int, dict[str, Any], float | None]) -> None:
+    """R2: whenever the task is cancelled, no further attempt; neither an old cancellation nor a group is a reason."""
+    steps, swallowed, way, group = case
 
     def attempt(cancel_at: int) -> int:
-        retry = make(max_retries=2, retry_on=WANTED, **way)
+        retry = make(max_retries=2, retry_on=(*WANTED, ExceptionGroup), **way)
         provider = Provider(steps)
         task: asyncio.Task[object] | None = None
-        steps_since = 0
+        steps_since = calls = 0
         calls_then: int | None = None
+
+        async def fn() -> object:
+            nonlocal calls
+            calls += 1
+            return await (provider.call() if group is None else in_a_group(provider.call, group))
 
         async def work() -> object:
             nonlocal task
             for _ in range(swallowed):
                 await swallow_a_cancellation()
             task = asyncio.current_task()
-            return await retry.execute_with_retry(provider.call, "api")
+            return await retry.execute_with_retry(fn, "api")
 
         def before_step(_step: int) -> None:
             nonlocal steps_since, calls_then
@@ -193,14 +215,14 @@ def start_nothing_once_cancelled(case: tuple[tuple[Step, ...], int, dict[str, An
                 steps_since += 1
                 if steps_since == cancel_at:
                     task.cancel()
-                    calls_then = len(provider.began)
+                    calls_then = calls
 
         async def main() -> None:
-            await asyncio.wait([asyncio.ensure_future(work())])
+            (done,) = (await asyncio.wait([asyncio.ensure_future(work())]))[0]
+            assert done.cancelled() or not isinstance(done.exception(), asyncio.CancelledError)
 
         run_virtual(main(), before_step=before_step)
-        assert len(provider.began) == (3 if calls_then is None else calls_then)
-        assert task.cancelled() or not isinstance(task.exception(), asyncio.CancelledError)
+        assert calls == (3 if calls_then is None else calls_then)
         return steps_since
 
     for cancel_at in range(1, attempt(-1) + 1):
@@ -213,6 +235,13 @@ def never_cancelled(_right: Any) -> Any:
 
 def ever_cancelled(_right: Any) -> Any:
     return property(lambda self: self._count() > 0)
+
+
+def forgives_everything(_right: Any) -> Any:
+    def forgive(self: Cancels, _error: BaseException) -> None:
+        self._before = self._count()
+
+    return forgive
 
 
 # ------------------------------------------------------------------ R3: one deadline
@@ -625,6 +654,7 @@ class Reference:
             return None
         ticket = (self.era, object())
         self.probes.append(ticket)
+        self.since = now
         return ticket
 
     def leave(self, ticket: Any, now: float, *, ok: bool | None) -> None:
@@ -801,6 +831,7 @@ BROKEN = [
     (make_at_most_so_many_calls, call_module, "note_attempts", forgets),
     (start_nothing_once_cancelled, Cancels, "came", never_cancelled),
     (start_nothing_once_cancelled, Cancels, "came", ever_cancelled),
+    (start_nothing_once_cancelled, Cancels, "forgive", forgives_everything),
     (end_by_the_deadline, Call, "time_left", ignores_limits),
     (end_by_the_deadline, Call, "run", waits_in_vain),
     (end_by_the_deadline, Call, "_judge", never_gives_up),

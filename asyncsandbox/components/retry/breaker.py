@@ -40,8 +40,8 @@ class Breaker:
 
     It promises that a half-open breaker lets exactly ``probes`` calls through, that one which ends without saying
     anything frees its place, and that the end of a call counts only in the state in which the call began. Where probes
-    give no answer within ``open_seconds``, as many again are let through: a probe that hangs must not refuse calls for
-    ever.
+    have given no answer for ``open_seconds``, as many again are let through: probes that hang must not keep others out
+    for ever.
 
     Concurrency: for one event loop. Cancellation: nothing here waits.
     """
@@ -67,13 +67,8 @@ class Breaker:
         Raises:
             BreakerOpenError: It is open, or half open with all probes under way.
         """
-        if self.state is not BreakerState.CLOSED and not self._free:
-            now = clock.monotonic()
-            if now < self._until:
-                raise BreakerOpenError(self._name, self._until - now)
-            self._turn(BreakerState.HALF_OPEN, now)
-        if self.state is BreakerState.HALF_OPEN:
-            self._free -= 1
+        if self.state is not BreakerState.CLOSED:
+            self._take_place(clock.monotonic())
         return self._era
 
     def is_current(self, ticket: int) -> bool:
@@ -94,6 +89,14 @@ class Breaker:
             self._succeeded += 1
             if self._succeeded == self._settings.probes:
                 self._turn(BreakerState.CLOSED, 0.0)
+
+    def _take_place(self, now: float) -> None:
+        if not self._free:
+            if now < self._until:
+                raise BreakerOpenError(self._name, self._until - now)
+            self._turn(BreakerState.HALF_OPEN, now)
+        self._free -= 1
+        self._until = now + self._settings.open_seconds
 
     def _count(self, clock: Clock, *, ok: bool | None) -> None:
         if ok is None:
