@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from .base import SandboxError
 
+_WHOLE_SECONDS_FROM = 100
+
+
+def in_seconds(seconds: float) -> str:
+    """Return a duration as people read it: ``"0.0253 s"``, ``"3600 s"``."""
+    return f"{seconds:.0f} s" if seconds >= _WHOLE_SECONDS_FROM else f"{seconds:.3g} s"
+
 
 class LimitExceededError(SandboxError):
     """A limit denies a call: it was not made, and nothing was spent.
@@ -24,7 +31,7 @@ class LimitExceededError(SandboxError):
         denied = f"limit {self.resource!r} denies the call: {self.reason}"
         if self.retry_after_seconds is None:
             return denied
-        return f"{denied}; try again in {self.retry_after_seconds:.3g} s, or wait with governor.permit()"
+        return f"{denied}; try again in {in_seconds(self.retry_after_seconds)}, or wait with governor.permit()"
 
 
 class AttemptTimeoutError(SandboxError, TimeoutError):
@@ -65,5 +72,5 @@ class BreakerOpenError(SandboxError):
     def __str__(self) -> str:
         return (
             f"{self.call!r} was not called, because its circuit breaker is open: "
-            f"try again in {self.retry_after_seconds:.3g} s, and look at why the calls before failed"
+            f"try again in {in_seconds(self.retry_after_seconds)}, and look at why the calls before failed"
         )

@@ -28,7 +28,7 @@ import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from ..._core.clock import monotonic_of
+from ..._core.clock import quick_monotonic
 from ..._core.codec import is_writable
 from ..._core.component import Component, ComponentState
 from ..._core.decorators import by_name
@@ -340,7 +340,7 @@ class IdempotencyManager(Component):
 
     def _remember(self, key: str, hit: Hit) -> None:
         clock = self.services.clock
-        self._now = monotonic_of(clock)
+        self._now = quick_monotonic(clock)
         now = clock.monotonic()
         # Oldest first; with one time to live that is also the order in which they expire.
         while self._hits:
