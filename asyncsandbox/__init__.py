@@ -24,6 +24,7 @@ from ._core.context import carry, correlation
 from ._core.journal import Event, Level
 from ._core.ledger import ActionRecord, ActionState, LedgerSettings
 from ._core.planned import ActionKind, PlannedAction
+from ._core.ports import Attempt
 from .actions import FILLED_IN, irreversible, read_only, reversible
 from .components.database import (
     DatabaseSettings,
@@ -34,6 +35,22 @@ from .components.database import (
     TableChange,
 )
 from .components.dry_run import DryRunLock, DryRunSettings
+from .components.governor import (
+    GovernorEnforcer,
+    GovernorSettings,
+    GovernorStatus,
+    Limit,
+    LimitDecision,
+    LimitStatus,
+)
+from .components.idempotency import (
+    IdempotencyManager,
+    IdempotencyRecord,
+    IdempotencyRecords,
+    IdempotencySettings,
+    InMemoryIdempotencyRecords,
+    OnUnknown,
+)
 from .components.logs import (
     CorrelationFilter,
     JsonFormatter,
@@ -44,6 +61,7 @@ from .components.logs import (
     StructuredLogger,
 )
 from .components.readiness import ReadinessReport, ReadinessSettings, SandboxReadinessChecker, Verdict
+from .components.retry import BreakerSettings, RetryBackoffManager, RetrySettings, RetryStatus, get_attempts
 from .errors import (
     ActionError,
     ActionNotFoundError,
@@ -56,6 +74,9 @@ from .errors import (
     DatabaseSourceError,
     DeadlineExceededError,
     IdempotencyConflictError,
+    IdempotencyFullError,
+    IdempotencyStateError,
+    IdempotencyUnknownError,
     KnownAfterApplyError,
     LedgerFullError,
     LifecycleError,
@@ -66,6 +87,8 @@ from .errors import (
     NotStartedError,
     OutcomeUnknownError,
     PlanFileError,
+    ResultCodecError,
+    ResultUnavailableError,
     SandboxError,
     SessionInUseError,
 )
@@ -83,8 +106,10 @@ __all__ = [
     "ActionState",
     "ActionStateError",
     "ActionTotal",
+    "Attempt",
     "AttemptTimeoutError",
     "BreakerOpenError",
+    "BreakerSettings",
     "Check",
     "CheckGroup",
     "CheckResult",
@@ -105,7 +130,18 @@ __all__ = [
     "DryRunSettings",
     "EntryPoint",
     "Event",
+    "GovernorEnforcer",
+    "GovernorSettings",
+    "GovernorStatus",
     "IdempotencyConflictError",
+    "IdempotencyFullError",
+    "IdempotencyManager",
+    "IdempotencyRecord",
+    "IdempotencyRecords",
+    "IdempotencySettings",
+    "IdempotencyStateError",
+    "IdempotencyUnknownError",
+    "InMemoryIdempotencyRecords",
     "Isolation",
     "JsonFormatter",
     "JsonSink",
@@ -115,19 +151,28 @@ __all__ = [
     "LedgerSettings",
     "Level",
     "LifecycleError",
+    "Limit",
+    "LimitDecision",
     "LimitExceededError",
+    "LimitStatus",
     "LogSettings",
     "MemorySink",
     "NestedActionError",
     "NoSandboxError",
     "NotReadyError",
     "NotStartedError",
+    "OnUnknown",
     "OutcomeUnknownError",
     "Plan",
     "PlanFileError",
     "PlannedAction",
     "ReadinessReport",
     "ReadinessSettings",
+    "ResultCodecError",
+    "ResultUnavailableError",
+    "RetryBackoffManager",
+    "RetrySettings",
+    "RetryStatus",
     "Sandbox",
     "SandboxDatabaseManager",
     "SandboxError",
@@ -145,6 +190,7 @@ __all__ = [
     "carry",
     "correlation",
     "current_sandbox",
+    "get_attempts",
     "irreversible",
     "read_only",
     "reversible",

@@ -24,13 +24,17 @@ from ._core.decorators import Arguments, as_coroutine_function
 from ._core.journal import Journal
 from ._core.ledger import Ledger, LedgerSettings
 from ._core.lifecycle import start_component, start_order, stop_all
+from ._core.mistakes import find_mistakes, specs_of
 from ._core.runtime import Runtime
 from ._core.saga import Saga
 from ._core.settings import keywords_from_environ, require_name, require_number
 from .components.database import DatabaseSettings, SandboxDatabaseManager
 from .components.dry_run import DryRunLock, DryRunSettings
+from .components.governor import GovernorEnforcer, GovernorSettings
+from .components.idempotency import IdempotencyManager, IdempotencySettings
 from .components.logs import LogSettings, StructuredLogger
 from .components.readiness import ReadinessSettings, SandboxReadinessChecker
+from .components.retry import RetryBackoffManager, RetrySettings
 from .errors import LifecycleError, NoSandboxError
 from .rehearsal import EntryPoint, Plan, entry_point, make_plan
 
@@ -47,9 +51,12 @@ __all__ = ["Sandbox", "SandboxOrchestrator", "SandboxStatus", "current_sandbox"]
 _SETTINGS: dict[str, type] = {
     "database": DatabaseSettings,
     "dry_run_lock": DryRunSettings,
+    "governor": GovernorSettings,
+    "idempotency_manager": IdempotencySettings,
     "ledger": LedgerSettings,
     "logger": LogSettings,
     "readiness": ReadinessSettings,
+    "retry": RetrySettings,
 }
 _OPTIONS: dict[str, Any] = {
     "dry_run": bool,
@@ -92,15 +99,20 @@ class Sandbox:
         use_memory_db: A scratch database of its own; None means yes unless a URL is given.
         database_url: The app's database, isolated as the settings say.
         namespace: Keeps the keys of different programs apart.
+        actions: Decorated functions, or modules that hold some, for the readiness check ``actions`` to judge before
+            their first call.
         extra: Components of your own; they start after those they depend on.
         clock: Time and randomness; None for the real ones.
         allow_mixed: Tolerate a sandbox of the other mode on the same event loop.
         shutdown_seconds: How long live actions may go on when the sandbox stops (>= 0).
         database: Settings of the database.
         dry_run_lock: Settings of the interlock.
+        governor: Settings of the limits.
+        idempotency_manager: Settings of idempotency keys.
         ledger: Settings of the ledger.
         logger: Settings of the logger.
         readiness: Settings of the readiness checker.
+        retry: Settings of retries that bring none of their own.
 
     Raises:
         ConfigurationError: Something above is not usable; nothing was started.
@@ -115,15 +127,19 @@ class Sandbox:
         use_memory_db: bool | None = None,
         database_url: str | None = None,
         namespace: str = "default",
+        actions: Iterable[object] = (),
         extra: Iterable[Component] = (),
         clock: Clock | None = None,
         allow_mixed: bool = False,
         shutdown_seconds: float = 30.0,
         database: DatabaseSettings | None = None,
         dry_run_lock: DryRunSettings | None = None,
+        governor: GovernorSettings | None = None,
+        idempotency_manager: IdempotencySettings | None = None,
         ledger: LedgerSettings | None = None,
         logger: LogSettings | None = None,
         readiness: ReadinessSettings | None = None,
+        retry: RetrySettings | None = None,
     ) -> None:
         require_name("namespace", namespace)
         require_number("shutdown_seconds", shutdown_seconds, at_least=0)
@@ -134,9 +150,12 @@ class Sandbox:
         self.logger = StructuredLogger(settings=logger)
         self.dry_run_lock = DryRunLock(dry_run, settings=dry_run_lock)
         self.database = SandboxDatabaseManager(database_url, use_memory=use_memory_db, settings=database)
+        self.retry = RetryBackoffManager(settings=retry)
+        self.governor = GovernorEnforcer(settings=governor)
+        self.idempotency_manager = IdempotencyManager(settings=idempotency_manager)
         self.readiness = SandboxReadinessChecker(settings=readiness)
-        extra = tuple(extra)
-        self._components = start_order((self.logger, self.dry_run_lock, self.database, *extra, self.readiness))
+        ours = (self.logger, self.dry_run_lock, self.database, self.retry, self.governor, self.idempotency_manager)
+        self._components = start_order((*ours, *extra, self.readiness))
         clock = clock or SystemClock()
         self._runtime = Runtime(
             gate=self.dry_run_lock,
@@ -148,6 +167,9 @@ class Sandbox:
             dry_run=self.dry_run,
             allow_mixed=allow_mixed,
             sandbox=self,
+            permits=self.governor,
+            retry=self.retry,
+            specs=specs_of(actions),
         )
         self._services = Services(
             clock=clock, journal=self._runtime.journal, ledger=self._runtime.ledger, host=self._runtime
@@ -156,6 +178,7 @@ class Sandbox:
             for check in component.get_checks():
                 self.readiness.register(check)
         self.readiness.register(Check(name="ledger", fn=self._check_ledger, critical=False))
+        self.readiness.register(Check(name="actions", fn=self._check_actions))
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._state.value}, {'dry run' if self.dry_run else 'live'}>"
@@ -326,6 +349,10 @@ class Sandbox:
             raise LifecycleError("a live sandbox makes no plan: rehearse with Sandbox(dry_run=True)")
         if self._state is not ComponentState.RUNNING:
             raise LifecycleError(f"{self!r} makes no plan: do it inside `async with`")
+
+    async def _check_actions(self) -> CheckResult:
+        mistakes = find_mistakes(self._runtime.specs.values(), self.governor)
+        return CheckResult(status=CheckStatus.FAIL if mistakes else CheckStatus.PASS, output="\n".join(mistakes))
 
     def _check_ledger(self) -> CheckResult:
         if self._services.ledger.is_full:

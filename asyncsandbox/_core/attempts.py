@@ -17,6 +17,9 @@ from .ledger import ActionEvent
 from .planned import FILLED_IN
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from .planned import ActionSpec
     from .ports import RetryCall
     from .runtime import Run
 
@@ -128,10 +131,15 @@ async def _take_permit(run: Run, limit: str) -> None:
     spec, permits = run.spec, run.runtime.permits
     if permits is None:
         raise LimitExceededError(limit, "there is no governor here: call the action inside `async with Sandbox(...)`")
-    per = None if spec.limit_per is None else spec.limit_per(run.flight.bound)
+    per = whose_permit(spec, run.flight.bound)
     run.permit = permit = await permits.acquire(limit, per=per, until=get_deadline())
     run.permit_seconds = permit.waited_seconds
     run.row.permit_seconds += permit.waited_seconds
+
+
+def whose_permit(spec: ActionSpec, bound: Mapping[str, Any]) -> Hashable:
+    """Return by what a limit counts this call; None where it counts all calls together."""
+    return None if spec.limit_per is None else spec.limit_per(bound)
 
 
 def _give_permit_back(run: Run) -> None:

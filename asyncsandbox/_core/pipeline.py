@@ -19,7 +19,7 @@ from ..errors import (
     NoSandboxError,
     OutcomeUnknownError,
 )
-from .attempts import give_back, make_attempts, take_what_it_needs
+from .attempts import give_back, make_attempts, take_what_it_needs, whose_permit
 from .body import is_left_to_us, make_body
 from .context import CallScope, get_correlation_id, get_running_action, running_action
 from .journal import Level
@@ -78,9 +78,8 @@ async def _hold_back(runtime: Runtime, spec: ActionSpec, call: PlannedAction, bo
         result = spec.dry_result(bound, call.label)
         row = await runtime.ledger.plan(call, correlation_id=get_correlation_id(), result=result)
         runtime.journal.publish("action.held_back", component="actions", action=call.action, key=call.key)
-        if spec.limit is not None:
-            permit = spec.limit, None if spec.limit_per is None else spec.limit_per(bound)
-            runtime.wanted[permit] = runtime.wanted.get(permit, 0) + 1
+        if spec.limit is not None and runtime.permits is not None:
+            runtime.permits.note_wanted(spec.limit, per=whose_permit(spec, bound))
     return row.result
 
 

@@ -83,6 +83,14 @@ class PermitPort(Protocol):
         """
         ...
 
+    def note_wanted(self, resource: str, *, per: Hashable = None, cost: int = 1) -> None:
+        """Count a permit that a dry run would need and does not take."""
+        ...
+
+    def get_wanted(self) -> Mapping[tuple[str, Hashable], int]:
+        """Return how many units were wanted, by name of the limit and whose they are."""
+        ...
+
     def forecast_seconds(self, wanted: Mapping[tuple[str, Hashable], int]) -> float:
         """Return how long it takes at least to admit so many calls, from limits nobody has used yet.
 

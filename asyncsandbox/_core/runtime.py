@@ -11,7 +11,7 @@ from .ledger import ActionEvent
 from .planned import Planner
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
 
     from ..errors import AttemptTimeoutError
     from .clock import Clock
@@ -86,7 +86,6 @@ class Runtime(Host):
         retry: Decides on retries, or None where nothing is retried.
         specs: The actions that were called so far.
         reads: How often each read-only action ran.
-        wanted: How many permits the calls held back would need, by limit and by whose they are.
         stopping: Whether live calls are being ended.
         flights: Live calls that have not ended, by identity.
         late: Bodies that were given up as UNKNOWN and have not ended.
@@ -105,7 +104,6 @@ class Runtime(Host):
     retry: RetryPort | None = None
     specs: dict[str, ActionSpec] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
-    wanted: dict[tuple[str, Hashable], int] = field(default_factory=dict)
     stopping: bool = False
     flights: dict[str, Flight] = field(default_factory=dict)
     late: set[asyncio.Task[Any]] = field(default_factory=set)

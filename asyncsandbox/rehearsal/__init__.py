@@ -246,7 +246,7 @@ def _forecast(runtime: Runtime) -> float | None:
     permits = runtime.permits
     if permits is None:
         return None
-    wanted = {permit: count for permit, count in runtime.wanted.items() if permits.has_limit(permit[0])}
+    wanted = {permit: count for permit, count in permits.get_wanted().items() if permits.has_limit(permit[0])}
     return permits.forecast_seconds(wanted) if wanted else None
 
 

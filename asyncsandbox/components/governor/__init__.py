@@ -277,8 +277,12 @@ class GovernorEnforcer(Component):
             default=0.0,
         )
 
+    def note_wanted(self, resource: str, *, per: Hashable = None, cost: int = 1) -> None:
+        """Count a permit that a dry run would need and does not take; the limit may be declared later."""
+        self._wanted[resource, per] = self._wanted.get((resource, per), 0) + cost
+
     def get_wanted(self) -> Mapping[tuple[str, Hashable], int]:
-        """Return what was asked for in a dry run and not waited for, as `forecast_seconds` takes it."""
+        """Return what a dry run would have needed and did not take, as `forecast_seconds` takes it."""
         return dict(self._wanted)
 
     @overload
@@ -337,16 +341,16 @@ class GovernorEnforcer(Component):
     def _take(self, resource: str, per: Hashable, cost: int, timeout_seconds: float | None) -> Awaitable[HeldPermit]:
         host = self.services.host
         if host is not None and host.dry_run:
-            return self._note_wanted(resource, per, cost)
+            return self._take_none(resource, per, cost)
         until = get_deadline()
         if timeout_seconds is not None:
             own = self._read() + timeout_seconds
             until = own if until is None else min(own, until)
         return self.acquire(resource, per=per, cost=cost, until=until)
 
-    async def _note_wanted(self, resource: str, per: Hashable, cost: int) -> HeldPermit:
+    async def _take_none(self, resource: str, per: Hashable, cost: int) -> HeldPermit:
         self._book.find(resource, per, cost)
-        self._wanted[resource, per] = self._wanted.get((resource, per), 0) + cost
+        self.note_wanted(resource, per=per, cost=cost)
         return HeldPermit(None, 0.0, cost, 0.0)
 
 
