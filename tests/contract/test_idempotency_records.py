@@ -78,7 +78,7 @@ class Model:
             self.rows[key] = Expected(fence, f"f#{fence}")
 
     def finish(self, key: str, fence: str, outcome: Outcome) -> bool:
-        row = self.rows.get(key)
+        row = self.get(key)
         if row is None or row.fence != fence or row.outcome.state is DONE:
             return False
         row.outcome = outcome
@@ -86,7 +86,7 @@ class Model:
         return True
 
     def release(self, key: str, fence: str) -> bool:
-        row = self.rows.get(key)
+        row = self.get(key)
         if row is None or row.fence != fence or row.outcome.state is DONE:
             return False
         del self.rows[key]
@@ -217,17 +217,22 @@ def test_waiting_ends_with_the_claim_or_is_asked_again(make: Callable[[], Idempo
             records, holders = make(), Holders()
             await records.claim("a", "f", "1", holder=holders.get("1"))
             waiter = asyncio.ensure_future(records.wait("a", "1"))
-            given_up = asyncio.ensure_future(records.wait("a", "1"))
+            given_up, too_late = (asyncio.ensure_future(records.wait("a", "1")) for _ in range(2))
             await asyncio.sleep(0.25)
             given_up.cancel()
             await ending(records)
+            too_late.cancel()
             await waiter
             await holders.end("1")
             return asyncio.get_running_loop().time()
 
         return run_virtual(main())
 
-    assert wait_for(lambda records: records.finish("a", "1", Outcome(DONE, b""))) == 0.25
+    async def settle(records: IdempotencyRecords) -> None:
+        await records.finish("a", "1", Outcome(UNKNOWN, reason="lost"))
+        await records.finish("a", "1", Outcome(DONE, b""))
+
+    assert wait_for(settle) == 0.25
     assert wait_for(lambda records: records.release("a", "1")) == 0.25
     assert wait_for(lambda records: records.get("a")) <= 2
 

@@ -531,7 +531,6 @@ class Impatient(IdempotencyManager):
         ttl = self._settings.ttl_seconds
         asyncio.get_running_loop().call_later(ttl, self._flights.pop, flight.call.key, None)
         asyncio.get_running_loop().call_later(ttl, self._records._rows.pop, flight.call.key, None)  # type: ignore[attr-defined]
-        flight.landed = True
         return await super()._join(flight)
 
     def _land(self, flight: Flight) -> None:
@@ -887,6 +886,23 @@ def test_a_run_that_was_closed_half_way_reads_unknown() -> None:
         asyncio.run(manager.process_idempotent("k", work))
 
 
+def test_a_run_on_a_loop_that_was_closed_is_not_joined() -> None:
+    manager, loop = make(), asyncio.new_event_loop()
+
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    caller = loop.create_task(manager.process_idempotent("k", work))
+    for _ in range(9):
+        loop.run_until_complete(asyncio.sleep(0))
+    (flight,) = manager._flights.values()
+    for task in (flight.task, caller):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    with pytest.raises(IdempotencyUnknownError, match="has gone without saying"):
+        asyncio.run(manager.process_idempotent("k", work))
+
+
 # ------------------------------------------------------------------ I6: what a call does that meets UNKNOWN
 
 
@@ -967,6 +983,20 @@ async def test_of_two_who_settle_at_once_one_is_told() -> None:
     assert got[0] is None
     assert isinstance(got[1], IdempotencyStateError)
     assert await bank.manager.is_duplicate("k")
+
+
+def test_a_rerun_in_which_nothing_happens_leaves_the_key_unknown() -> None:
+    async def main() -> None:
+        bank = Bank(make(on_unknown="rerun"), ends=["paid", NO])
+        await interrupt(bank, bank.ask)
+        with pytest.raises(NothingHappenedError):
+            await bank.ask()
+        assert bank.manager.get_status().unknown == 1
+        with pytest.raises(IdempotencyUnknownError, match="it was cancelled while it ran"):
+            await IdempotencyManager(records=bank.manager._records).process_idempotent("k", bank.charge, None)
+        assert await bank.ask()
+
+    run_virtual(main())
 
 
 def test_rerun_runs_again() -> None:
@@ -1095,6 +1125,75 @@ def test_an_outcome_that_cannot_be_recorded_is_given_to_who_waits_and_is_unknown
     run_virtual(main())
     for each in (NO, DECLINED):
         vars(each).clear()
+
+
+class Slow(InMemoryIdempotencyRecords):
+    """Records that take their time, as a database does."""
+
+    async def claim(self, *args: Any, **kwargs: Any) -> IdempotencyRecord:
+        await asyncio.sleep(0.25)
+        found = await super().claim(*args, **kwargs)
+        await asyncio.sleep(0.25)
+        return found
+
+
+def test_a_claim_that_nobody_waits_for_is_given_back() -> None:
+    async def main(cancelled_after: float, on_unknown: str) -> int:
+        bank = Bank(make(on_unknown=on_unknown))
+        if on_unknown == "rerun":
+            await interrupt(bank, bank.ask)
+        rows = bank.manager._records._rows  # type: ignore[attr-defined]
+        bank.manager._records = Slow()
+        bank.manager._records._rows = rows
+        caller = asyncio.ensure_future(bank.ask())
+        await asyncio.sleep(cancelled_after)
+        caller.cancel()
+        await asyncio.wait((caller,))
+        assert caller.cancelled()
+        assert len(bank.began) == (on_unknown == "rerun")
+        return bank.manager.get_status().unknown
+
+    for cancelled_after in (0.1, 0.4):
+        assert run_virtual(main(cancelled_after, "manual")) == 0
+        assert run_virtual(main(cancelled_after + 0.5, "rerun")) == 1
+
+
+def test_who_calls_rightly_is_not_refused_for_one_who_does_not_and_is_faster() -> None:
+    async def main() -> None:
+        bank = Bank(make())
+        assert await bank.ask("k", "right")
+        rows = bank.manager._records._rows  # type: ignore[attr-defined]
+        bank.manager._hits.clear()
+        bank.manager._records = Slow()
+        bank.manager._records._rows = rows
+        wrong, right = (asyncio.ensure_future(bank.ask("k", payload)) for payload in ("wrong", "right"))
+        assert isinstance(await outcome(wrong), IdempotencyConflictError)
+        assert (await right)["paid"] == "right"
+
+    run_virtual(main())
+
+
+def test_who_comes_while_a_run_is_being_cancelled_waits_for_its_end() -> None:
+    async def main() -> None:
+        manager, runs = make(), []
+
+        async def work() -> str:
+            runs.append(1)
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                await asyncio.sleep(1)
+            return "in spite of all"
+
+        first = asyncio.ensure_future(manager.process_idempotent("k", work))
+        await asyncio.sleep(1)
+        first.cancel()
+        await asyncio.sleep(0.5)
+        assert await manager.process_idempotent("k", work) == "in spite of all"
+        assert asyncio.get_running_loop().time() == 2
+        assert runs == [1]
+
+    run_virtual(main())
 
 
 async def test_without_records_nothing_is_run() -> None:

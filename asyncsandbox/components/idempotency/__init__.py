@@ -280,19 +280,28 @@ class IdempotencyManager(Component):
                 if hit.fingerprint != call.fingerprint:
                     raise conflict(self.services, call, hit.fingerprint)
                 return hit.give()
-            flight = self._flights.get(key)
-            if flight is not None and flight.unwanted:
-                await flight.ended()
-                continue
+            flight = self._get_flight(key)
             if flight is None:
-                flight = self._take_off(call)
-            elif flight.call.fingerprint != call.fingerprint:
+                return await self._join(self._take_off(call))
+            if flight.unwanted:
+                await flight.ended.wait()
+            elif flight.call.fingerprint == call.fingerprint:
+                return await self._join(flight)
+            elif flight.owns_key.is_set():
                 raise conflict(self.services, call, flight.call.fingerprint)
-            return await self._join(flight)
+            else:
+                await flight.owns_key.wait()
 
     def _get_hit(self, key: str) -> Hit | None:
         hit = self._hits.get(key)
         return hit if hit is not None and self.services.clock.monotonic() < hit.expires_at else None
+
+    def _get_flight(self, key: str) -> Flight | None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task.get_loop().is_closed():  # it never ends
+            del self._flights[key]
+            return None
+        return flight
 
     def _take_off(self, call: Call) -> Flight:
         if self._state in (ComponentState.STOPPING, ComponentState.STOPPED):
@@ -310,10 +319,10 @@ class IdempotencyManager(Component):
             )
         flight.callers += 1
         try:
-            await flight.ended()
+            await flight.ended.wait()
         except asyncio.CancelledError as cancellation:
             flight.callers -= 1
-            if flight.callers or flight.landed:
+            if flight.callers or flight.ended.is_set():
                 raise
             flight.give_up()
             raise await outlast(flight.task, on_cancel=flight.task.cancel) or cancellation from None
@@ -334,7 +343,7 @@ class IdempotencyManager(Component):
             self._land(flight)
 
     def _land(self, flight: Flight) -> None:
-        if not flight.landed:
+        if self._flights.get(flight.call.key) is flight:
             del self._flights[flight.call.key]
             flight.land()
 

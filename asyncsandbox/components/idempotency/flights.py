@@ -133,12 +133,13 @@ class Flight:
         task: Does the work. It belongs to nobody who waits, so that nobody's cancellation is another's.
         callers: How many wait for it.
         unwanted: Whether the last of them has gone, so that it is being cancelled.
-        landed: Whether it has ended.
+        owns_key: Set when the key is known to belong to this payload, and when the call has ended.
+        ended: Set when the call has ended.
         outcome: What came of it; None where it was ended before it began.
         cancellation: The cancellation of the work that came while something was being recorded.
     """
 
-    __slots__ = ("_waiters", "call", "callers", "cancellation", "landed", "outcome", "task", "unwanted")
+    __slots__ = ("call", "callers", "cancellation", "ended", "outcome", "owns_key", "task", "unwanted")
 
     task: asyncio.Task[None]
 
@@ -146,24 +147,15 @@ class Flight:
         self.call = call
         self.callers = 0
         self.unwanted = False
-        self.landed = False
+        self.owns_key = asyncio.Event()
+        self.ended = asyncio.Event()
         self.outcome: Ended | None = None
         self.cancellation: asyncio.CancelledError | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-
-    def ended(self) -> asyncio.Future[None]:
-        """Return something to await that is done when the call has ended; one for each who waits."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        return waiter
 
     def land(self) -> None:
         """Note that the call has ended, and let those who wait go on."""
-        self.landed = True
-        while self._waiters:
-            waiter = self._waiters.pop(0)
-            if not waiter.done():
-                waiter.set_result(None)
+        self.owns_key.set()
+        self.ended.set()
 
     def give_up(self) -> None:
         """Cancel the work, because nobody waits for it any more."""

@@ -117,7 +117,7 @@ class IdempotencyRecords(Protocol):
         """Record how a call ended.
 
         Returns:
-            False where the record has another fence or is DONE: it is left as it is.
+            False where the record has another fence, is DONE or has expired: it is left as it is.
         """
         ...
 
@@ -125,7 +125,7 @@ class IdempotencyRecords(Protocol):
         """Forget a record, so that the key is free again.
 
         Returns:
-            False where the record has another fence or is DONE: it is left as it is.
+            False where the record has another fence, is DONE or has expired: it is left as it is.
         """
         ...
 
@@ -205,9 +205,7 @@ class InMemoryIdempotencyRecords:
             return record
         self._drop_expired(2)  # two for one, so that what nobody asks for does not pile up
         if len(self._rows) >= self._max_records and key not in self._rows:
-            self._drop_expired(len(self._rows))
-            if len(self._rows) >= self._max_records:
-                raise IdempotencyFullError(self._max_records)
+            raise IdempotencyFullError(self._max_records)
         self._rows[key] = row = _Row(fingerprint, fence, holder)
         return self._view(key, row)
 
@@ -217,6 +215,7 @@ class InMemoryIdempotencyRecords:
         if row is None:
             return False
         row.state, row.result, row.reason = outcome.state, outcome.result, outcome.reason
+        row.expires_at = None
         if outcome.ttl_seconds is not None:
             row.expires_at = self._clock.monotonic() + outcome.ttl_seconds
             heapq.heappush(self._expiries, (row.expires_at, key, fence))
@@ -263,7 +262,8 @@ class InMemoryIdempotencyRecords:
 
     def _movable(self, key: str, fence: str) -> _Row | None:
         row = self._rows.get(key)
-        return None if row is None or row.fence != fence or row.state is RecordState.DONE else row
+        movable = row is not None and row.fence == fence and row.state is not RecordState.DONE
+        return row if row is not None and movable and not self._is_expired(row) else None
 
     def _is_expired(self, row: _Row) -> bool:
         return row.expires_at is not None and row.expires_at <= self._clock.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..._core.journal import Level
 from ..._core.results import StoredResult, encode_result
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .records import IdempotencyRecord, IdempotencyRecords
 
 
+_NEVER_RECORDED: Final = "its outcome was never recorded"
+
+
 class Run:
     """Brings one flight to its outcome.
 
@@ -36,7 +39,7 @@ class Run:
         max_result_bytes: How large a stored result may be.
     """
 
-    __slots__ = ("_call", "_fence", "_flight", "_max_result_bytes", "_records", "_services")
+    __slots__ = ("_call", "_fence", "_flight", "_max_result_bytes", "_records", "_replaced", "_services")
 
     def __init__(
         self, flight: Flight, records: IdempotencyRecords, services: Services, *, max_result_bytes: int
@@ -47,6 +50,7 @@ class Run:
         self._services = services
         self._max_result_bytes = max_result_bytes
         self._fence = services.clock.random_hex(8)
+        self._replaced: IdempotencyRecord | None = None  # UNKNOWN, and allowed to run again
 
     async def bring_about(self) -> Hit | None:
         """Set the outcome of the flight.
@@ -61,28 +65,29 @@ class Run:
             asyncio.CancelledError: Nobody waits any more, or the manager stops.
             Exception: What the records, or ``verify``, raised.
         """
-        replaces: str | None = None
         while True:
-            record = await self._claim(replaces)
-            if record.fence == self._fence:
-                return await self._execute()
+            record = await self._claim()
             if record.fingerprint != self._call.fingerprint:
                 error: Exception = conflict(self._services, self._call, record.fingerprint)
                 raise error
+            self._flight.owns_key.set()
+            if record.fence == self._fence:
+                return await self._execute()
             if record.state is RecordState.IN_PROGRESS:
                 await self._records.wait(self._call.key, record.fence)
             elif record.state is not RecordState.UNKNOWN:
                 return self._replay(record)
             elif await self._may_run_again(record):
-                replaces = record.fence
+                self._replaced = record
 
-    async def _claim(self, replaces: str | None) -> IdempotencyRecord:
+    async def _claim(self) -> IdempotencyRecord:
         call, flight = self._call, self._flight
+        instead_of = None if self._replaced is None else self._replaced.fence
         record = await flight.record(
-            self._records.claim(call.key, call.fingerprint, self._fence, holder=flight.task, instead_of=replaces)
+            self._records.claim(call.key, call.fingerprint, self._fence, holder=flight.task, instead_of=instead_of)
         )
         if flight.cancellation is not None and record.fence == self._fence:
-            await self._write(self._records.release(call.key, self._fence))
+            await self._free()
         flight.check_cancelled()
         return record
 
@@ -113,7 +118,7 @@ class Run:
         call = self._call
         self._flight.outcome = Raised(error)
         if isinstance(error, call.policy.release_on):
-            await self._write(self._records.release(call.key, self._fence))
+            await self._free()
             return
         stored = self._encode(error)
         if isinstance(stored, str):
@@ -152,7 +157,7 @@ class Run:
         Raises:
             IdempotencyUnknownError: It may not.
         """
-        policy, reason = self._call.policy, record.reason or "its outcome was never recorded"
+        policy, reason = self._call.policy, record.reason or _NEVER_RECORDED
         if policy.on_unknown is OnUnknown.RERUN:
             return True
         if policy.verify is None:
@@ -168,6 +173,14 @@ class Run:
         await self._flight.record(self._records.finish(self._call.key, record.fence, outcome))
         self._flight.check_cancelled()
         return False
+
+    async def _free(self) -> None:
+        """Let go of the key: as if nobody had called, unless an earlier call is still UNKNOWN."""
+        ruled_out = self._call.policy.on_unknown is OnUnknown.VERIFY
+        if self._replaced is None or ruled_out:
+            await self._write(self._records.release(self._call.key, self._fence))
+        else:
+            await self._finish(RecordState.UNKNOWN, self._replaced.reason or _NEVER_RECORDED)
 
     async def _finish(self, state: RecordState, stored: StoredResult | str) -> bool:
         return await self._write(self._records.finish(self._call.key, self._fence, self._outcome(state, stored)))
