@@ -22,7 +22,7 @@ import inspect
 from asyncio import current_task
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, overload
 
 from ..._core.checks import Check
 from ..._core.component import Component, ComponentStatus
@@ -38,6 +38,7 @@ from .settings import BreakerSettings, RetryOptions, RetrySettings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from ..._core.decorators import P, R
     from ..._core.ports import Attempt
 
 __all__ = [
@@ -48,9 +49,6 @@ __all__ = [
     "RetryStatus",
     "get_attempts",
 ]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _LOGGED_ATTEMPTS = 1_000
 

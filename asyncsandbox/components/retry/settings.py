@@ -5,7 +5,7 @@
 >>> RetrySettings(max_retries=-1)
 Traceback (most recent call last):
     ...
-asyncsandbox.errors.base.ConfigurationError: RetrySettings.max_retries=-1 is not allowed: give a whole number >= 0
+asyncsandbox.errors...ConfigurationError: RetrySettings.max_retries=-1 is not allowed: give a whole number >= 0
 """
 
 from __future__ import annotations
