@@ -1,8 +1,9 @@
 """What every simulation checks of the sandboxes that run in it: each call that reached the world, and every step.
 
-An oracle on calls (at most once per key, nothing in a dry run, within limits) belongs into `Oracles.judge`, one on what
-a running sandbox must never show into `Oracles.find_wrong`. What must have come true at the end (no acknowledged job is
-lost) is one more promise for `Simulation.finish` to await.
+An oracle on calls that reached the world (at most once per key, nothing in a dry run) belongs into `Oracles.judge`,
+one on attempts that set out for it (within limits) into `Oracles.judge_attempt`, one on what a running sandbox must
+never show into `Oracles.find_wrong`. What must have come true at the end (no acknowledged job is lost) is one more
+promise for `Simulation.finish` to await.
 
 >>> Oracles([]).find_wrong() is None
 True
@@ -17,7 +18,7 @@ from ..sandbox import Sandbox
 from .errors import PromiseBrokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from .._core.checks import ReadinessReport
     from .._core.context import Host
@@ -38,12 +39,13 @@ class Oracles:
     Concurrency: for one loop. Cancellation: nothing here waits.
     """
 
-    __slots__ = ("_happened", "_hosts", "_judged")
+    __slots__ = ("_attempts", "_happened", "_hosts", "_judged")
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         self._hosts = hosts
         self._judged: dict[Host, ReadinessReport] = {}
         self._happened: set[tuple[str, str, int]] = set()
+        self._attempts: dict[tuple[Runtime, str, Hashable], list[float]] = {}
 
     def judge(self, runtime: Runtime, call: ActionCall, label: str) -> PromiseBrokenError | None:
         """Return what is wrong with a call that has reached the world, or None."""
@@ -54,6 +56,28 @@ class Oracles:
             return PromiseBrokenError("a dry run applies nothing", f"{label} happened")
         if again and not call.key.startswith("~"):
             return PromiseBrokenError("an action happens at most once per key", f"{label} happened twice")
+        return None
+
+    def judge_attempt(self, runtime: Runtime, resource: str, per: Hashable, now: float) -> PromiseBrokenError | None:
+        """Return which limit an attempt breaks that sets out now, or None.
+
+        Args:
+            runtime: The sandbox it belongs to; limits in memory do not outlive it.
+            resource: Name of the limit.
+            per: Whose permit it took.
+            now: Virtual seconds.
+        """
+        box = runtime.sandbox
+        if runtime.dry_run or not isinstance(box, Sandbox):
+            return None
+        begun = self._attempts.setdefault((runtime, resource, per), [])
+        begun.append(now)
+        for limit in box.governor.get_status(resource).limits:
+            if limit.max_requests is not None and limit.window_seconds is not None:
+                count = sum(now - at < limit.window_seconds for at in begun)
+                if count > limit.max_requests:
+                    happened = f"{count} attempts within {limit.window_seconds:g} s under {resource!r}"
+                    return PromiseBrokenError(f"never more than {limit.max_requests} in any window", happened)
         return None
 
     def find_wrong(self) -> PromiseBrokenError | None:

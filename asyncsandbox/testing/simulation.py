@@ -22,6 +22,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from .._core import context as core_context
+from .._core.attempts import whose_permit
 from .._core.body import body_stage
 from .._core.clock import SystemClock
 from .._core.decorators import by_name
@@ -319,6 +320,9 @@ class Simulation:
     ) -> Any:
         """Stand in for the body of an action: on the way there, it happens, on the way back."""
         self._begun[spec.name] += 1
+        if spec.limit is not None:
+            per = whose_permit(spec, bound)
+            self._broken = self._oracles.judge_attempt(runtime, spec.limit, per, self.loop.time()) or self._broken
         fault = self._fault(spec.name, self._begun[spec.name])
         await self.travel()
         if fault is not None and not fault.after:

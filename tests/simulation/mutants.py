@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from simulation import (
+    test_attempts_sim,
     test_database_sim,
     test_dry_run_sim,
     test_ledger_sim,
@@ -155,6 +156,15 @@ CHECKS: dict[str, Check] = {
     "joined": Check(
         test=test_dry_run_sim.test_a_live_call_happens_once_and_everybody_gets_its_outcome,
         what=test_dry_run_sim.FAULTS,
+    ),
+    "attempts": Check(
+        test=test_attempts_sim.test_a_fault_is_retried_where_that_does_no_harm_and_nowhere_else,
+        what=test_attempts_sim.LOST,
+    ),
+    "permits": Check(
+        test=test_attempts_sim.test_limits_hold_for_those_who_wait_and_those_who_leave,
+        what=test_attempts_sim.PAUSES,
+        inputs=test_attempts_sim.INPUTS,
     ),
     "shown": Check(test=test_dry_run_sim.test_what_was_shown_is_what_runs, what=test_dry_run_sim.PAUSES),
     "cancelled": Check(

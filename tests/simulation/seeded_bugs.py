@@ -17,6 +17,7 @@ from asyncsandbox.components.database import SandboxDatabaseManager
 from asyncsandbox.components.database.outer import OuterTransaction, _SharedSeat
 from asyncsandbox.components.database.turns import Turns
 from asyncsandbox.components.dry_run import DryRunLock
+from asyncsandbox.components.governor.line import Line
 from asyncsandbox.components.logs import JsonSink, StructuredLogger
 from asyncsandbox.components.readiness import SandboxReadinessChecker as Checker
 from asyncsandbox.components.readiness import _Run
@@ -124,6 +125,27 @@ MUTANTS: tuple[Mutant, ...] = (
         "row.state = ActionState.APPROVED",
     ),
     Mutant("settled meanwhile", "unknown", pipeline._find_out, "if row.state is not ActionState.UNKNOWN:", "if False:"),
+    # attempts
+    Mutant("repeated blindly", "attempts", attempts._may_retry, "harmless and ", ""),
+    Mutant("never repeated", "attempts", attempts._may_retry, "return harmless", "return False and harmless"),
+    Mutant(
+        "lost, then not delivered",
+        "attempts",
+        attempts._attempt,
+        "if not isinstance(error, run.spec.not_",
+        "if isinstance(error, run.spec.not_",
+    ),
+    Mutant(
+        "no permit for a retry",
+        "attempts",
+        attempts._wait_for_next,
+        "            await _take_permit(run, run.spec.limit)\n",
+        "            pass\n",
+    ),
+    Mutant("history not kept", "attempts", attempts.make_attempts, "tuple(run.retry.history)", "()"),
+    Mutant("no permit", "permits", attempts.take_what_it_needs, "if spec.limit is not None:", "if False:"),
+    Mutant("row kept after a denial", "permits", Ledger.release, "if forget and not row.attempts:", "if False:"),
+    Mutant("admitted in spite of the log", "permits", Line.take, "self.spare < cost", "False"),
     # dry run
     Mutant("dry run runs", "dry run", DryRunLock.judge, "if self._settings.dry_run", "if not call.keyed"),
     Mutant("planned twice", "dry run", pipeline._hold_back, "await runtime.ledger.look_up(call)", "None"),
