@@ -73,7 +73,7 @@ RETRY_MUTANTS: tuple[Mutant, ...] = (
     Mutant("failed probe forgiven", "retry probes", Breaker.leave, "elif not ok:", "elif False:"),
     Mutant("never opens", "retry probes", Breaker._count, ">= self._settings.failures", ">= 99"),
     Mutant("ticket lost", "retry probes", Call.enter, "self._ticket = ", ""),
-    Mutant("cancelled probe fails", "retry probes", Call.run, "and not self._cancels.came", "or True"),
+    Mutant("cancelled probe fails", "retry probes", Call._blame, "None if self._cancels.came else False", "False"),
     Mutant("retries multiply", "retry nested", Call.__init__, "outer is not None and outer.is_retrying", "False"),
     Mutant("retry not marked", "retry nested", Call._tell_retry, "_retried.set(self)", "_retried.set(None)"),
     Mutant("never retries inside", "retry nested", Call.__init__, "and outer.is_retrying", "or True"),

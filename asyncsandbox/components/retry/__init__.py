@@ -152,6 +152,8 @@ class RetryBackoffManager(Component):
 
         Raises:
             ConfigurationError: An option is not usable, or there are no parentheses behind ``retrying``.
+
+        Concurrency: as for `execute_with_retry`. Cancellation: as for `execute_with_retry`.
         """
         if callable(name):
             raise ConfigurationError("retrying: name", name, "give text, or nothing: @retry.retrying()")
@@ -184,10 +186,9 @@ class RetryBackoffManager(Component):
 
         Those of actions come from the ledger; of other calls the last thousand are kept.
         """
-        records = self.services.ledger.get_records()
-        of_actions = [attempt for record in records for attempt in getattr(record, "history", ()) if attempt.error]
-        attempts = (*self._log, *of_actions)
-        found = [attempt for attempt in attempts if name is None or attempt.call == name]
+        found = [attempt for attempt in self._log if name is None or attempt.call == name]
+        for record in self.services.ledger.get_records(name=name):
+            found += [attempt for attempt in getattr(record, "history", ()) if attempt.error is not None]
         return tuple(sorted(found, key=lambda attempt: attempt.at))
 
     def get_status(self) -> RetryStatus:

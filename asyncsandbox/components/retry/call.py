@@ -237,15 +237,19 @@ class Call:
                     except Exception as error:
                         wait = self.fail(error, began=began)
                         if wait is None:
-                            ok = False if self._matched and not self._cancels.came else None
+                            ok = self._blame() if self._matched else None
                             raise
                     else:
                         wait = self._weigh(result, began)
                         if wait is None:
-                            ok = not self._matched
+                            ok = self._blame() if self._matched else True
                             return result
         finally:
             self.leave(ok=ok)
+
+    def _blame(self) -> bool | None:
+        # What a cancelled attempt came to says nothing of the provider.
+        return None if self._cancels.came else False
 
     async def _attempt(self, body: Body, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         seconds = self.time_left()
