@@ -21,11 +21,17 @@ from asyncsandbox import (
     ConfigurationError,
     DatabaseSettings,
     DryRunSettings,
+    GovernorEnforcer,
+    GovernorSettings,
+    IdempotencyManager,
     LedgerFullError,
     LedgerSettings,
     LifecycleError,
+    Limit,
     NoSandboxError,
     OutcomeUnknownError,
+    Plan,
+    RetryBackoffManager,
     Sandbox,
     SandboxOrchestrator,
     current_sandbox,
@@ -259,6 +265,81 @@ async def test_owner_snippets_inside_a_sandbox() -> None:
         await sandbox.readiness.run_all_checks()
         assert await sandbox.readiness.is_ready()
         assert sandbox.readiness.get_status() is not None
+
+
+async def use_retry(retry: RetryBackoffManager) -> None:
+    answers = iter([ConnectionError("no route"), 200])
+
+    async def api_call(path: str, *, verb: str) -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert await retry.execute_with_retry(api_call, "api", "/pay", verb="POST") == 200
+    assert [attempt.error for attempt in retry.get_retry_log("api")] == ["ConnectionError: no route"]
+
+
+async def use_idempotency(idempotency: IdempotencyManager) -> None:
+    ran: list[int] = []
+
+    def func(amount: int) -> list[int]:
+        ran.append(amount)
+        return [amount]
+
+    assert not await idempotency.is_duplicate("key")
+    for _ in range(2):
+        assert await idempotency.process_idempotent("key", func, amount=100) == [100]
+    assert await idempotency.is_duplicate("key")
+    assert await idempotency.get_cached_result("key") == [100]
+    assert await idempotency.clear_expired() == 0
+    assert ran == [100]
+
+
+async def use_governor(governor: GovernorEnforcer) -> None:
+    governor.set_limit("payment", 2, 3600)
+    for expected in (True, True, False):
+        allowed, msg = await governor.check_limit("payment")
+        assert (allowed, bool(msg)) == (expected, not expected)
+    assert governor.get_status("payment").used == 2
+    allowed, msg = await governor.check_limit("paymnet")
+    assert not allowed
+    assert "governor.set_limit('paymnet'" in msg
+
+
+def test_owner_snippets_of_retry_idempotency_and_governor_alone_and_in_one_sandbox() -> None:
+    async def main() -> None:
+        await use_retry(RetryBackoffManager(max_retries=3))
+        await use_idempotency(IdempotencyManager())
+        await use_governor(GovernorEnforcer())
+        for dry_run in (True, False):
+            async with Sandbox(dry_run=dry_run) as sandbox:
+                await use_retry(sandbox.retry)
+                await use_idempotency(sandbox.idempotency_manager)
+                await use_governor(sandbox.governor)
+
+    run_virtual(main())
+
+
+async def test_a_plan_says_how_long_its_calls_take_under_the_limits() -> None:
+    @irreversible("sms.send", key=lambda number: number, limit="sms")
+    async def sms(number: int) -> None: ...
+
+    async def main(sandbox: Sandbox) -> None:
+        for number in range(340):
+            await sms(number)
+        for number in range(30):
+            async with sandbox.governor.permit("api", per=number % 2):
+                pass
+
+    async with Sandbox(
+        governor=GovernorSettings(limits={"sms": Limit(20, 60), "api": Limit(1, 60, per="user")})
+    ) as box:
+        plan = await box.rehearse(main)
+    assert plan.forecast_seconds == pytest.approx(16 * 60)
+    assert Plan.from_json(plan.to_json()) == plan
+    async with Sandbox() as box:
+        assert (await box.make_plan()).forecast_seconds is None
 
 
 async def test_a_forgotten_await_is_no_yes() -> None:
