@@ -183,7 +183,7 @@ _NAMES = {ActionEvent.NOT_DELIVERED: "not_delivered", ActionEvent.REJECT: "rejec
 
 
 def _reason(run: Run, error: Exception | asyncio.CancelledError) -> str:
-    if run.timeout is error:
+    if run.timeout is not None and run.timeout is error:
         return f"no answer within {run.timeout.seconds:g} s"
     if isinstance(error, asyncio.CancelledError):
         return "it was cancelled while it ran"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, assert_type
 
-from asyncsandbox import FILLED_IN, DryRunLock, irreversible, read_only, reversible
+from asyncsandbox import FILLED_IN, DryRunLock, RetrySettings, irreversible, read_only, reversible
 
 
 @dataclass
@@ -16,6 +16,18 @@ class Charge:
 @irreversible("card.charge", key=lambda invoice: invoice, redact=("card_token",), rejected=(ValueError,))
 async def charge(invoice: str, *, card_token: str, idempotency_key: str = FILLED_IN) -> Charge:
     return Charge(invoice)
+
+
+@irreversible(
+    "sms.send",
+    key=lambda to: to,
+    limit="sms",
+    limit_per=lambda to: to,
+    retry=RetrySettings(max_retries=5),
+    resend_within_seconds=60,
+)
+async def sms(to: str, *, idempotency_key: str = FILLED_IN) -> int:
+    return len(to)
 
 
 @irreversible("report.write")
@@ -41,6 +53,7 @@ class Shop:
 async def right() -> None:
     assert_type(await charge("inv-1", card_token="t"), Charge)
     assert_type(await charge("inv-1", card_token="t", idempotency_key="mine"), Charge)
+    assert_type(await sms("+49"), int)
     assert_type(await write("a", pages=2), bytes)
     assert_type(await rate("EUR"), float)
     assert_type(await Shop().close("late"), int)
@@ -74,6 +87,7 @@ def declared_wrongly() -> None:
     irreversible("card.charge", "key")  # type: ignore[call-arg,arg-type]  # pyright: ignore[reportCallIssue]
     irreversible("card.charge", key="invoice")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     irreversible("card.charge", rejected=(KeyboardInterrupt,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    irreversible("card.charge", retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     irreversible("card.charge", undo=print)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     reversible("stock.reserve")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     read_only("fx.rate", key=repr)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

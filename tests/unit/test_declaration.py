@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from asyncsandbox import RetrySettings, irreversible
 from asyncsandbox._core.declaration import FROM_ANNOTATION, Declaration
 from asyncsandbox._core.planned import FILLED_IN, ActionKind, ActionSpec
 from asyncsandbox._core.tokens import Opaque, Token
@@ -23,10 +24,10 @@ def declare(function: Any = charge, **declared: Any) -> ActionSpec:
 async def coroutine_callback(invoice: str) -> str: ...
 
 
-@pytest.mark.parametrize("field", ["key", "amount", "facts", "dry_result", "verify", "undo"])
+@pytest.mark.parametrize("field", ["key", "amount", "facts", "dry_result", "limit_per", "verify", "undo"])
 def test_a_callback_that_names_what_is_not_there_is_refused(field: str) -> None:
     with pytest.raises(ConfigurationError, match=f"card.charge: {field}='invioce'.*invoice, amount"):
-        declare(**{field: lambda invioce: invioce})
+        declare(**{"limit": "card", field: lambda invioce: invioce})
 
 
 @pytest.mark.parametrize("field", ["key", "amount", "facts", "verify", "undo"])
@@ -53,6 +54,11 @@ def test_a_coroutine_function_where_nothing_can_be_awaited_is_refused(field: str
         {"attempt_timeout_seconds": "5"},
         {"deadline_seconds": -1},
         {"deadline_seconds": float("nan")},
+        {"resend_within_seconds": 0},
+        {"resend_within_seconds": float("inf")},
+        {"limit": ""},
+        {"limit": 7},
+        {"limit_per": lambda invoice: invoice},
     ],
     ids=str,
 )
@@ -60,6 +66,37 @@ def test_settings_that_make_no_sense_are_refused(declared: dict[str, Any]) -> No
     (field,) = declared
     with pytest.raises(ConfigurationError, match=f"card.charge: {field}"):
         declare(**declared)
+
+
+async def without_a_key(invoice: str) -> str: ...
+
+
+def test_a_call_is_sent_again_only_with_a_key() -> None:
+    with pytest.raises(ConfigurationError, match=r"resend_within_seconds.*take idempotency_key: str = FILLED_IN"):
+        declare(without_a_key, resend_within_seconds=60)
+    assert declare(resend_within_seconds=60).resend_within_seconds == 60
+
+
+@pytest.mark.parametrize("field", ["attempt_timeout_seconds", "deadline_seconds"])
+def test_a_time_is_said_once_of_the_action_or_of_its_retries(field: str) -> None:
+    retry = RetrySettings(**{field: 7})
+    assert getattr(declare(retry=retry), field) == 7
+    assert getattr(declare(retry=RetrySettings(), **{field: 5}), field) == 5
+    with pytest.raises(ConfigurationError, match=f"card.charge: {field}=5.*says 7 already; say it once"):
+        declare(retry=retry, **{field: 5})
+
+
+@pytest.mark.parametrize(
+    ("retry", "said"),
+    [
+        (3, r"retry=3 .*give RetrySettings"),
+        (RetrySettings(retry_on_result=lambda result: not result), r"retry=.*retry_on_result.*that returned is DONE"),
+    ],
+    ids=["number", "result"],
+)
+def test_retries_that_no_action_can_have_are_refused(retry: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"card.charge: {said}"):
+        irreversible("card.charge", retry=retry)
 
 
 @pytest.mark.parametrize("name", ["", "  ", 5, None])
