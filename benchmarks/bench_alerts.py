@@ -5,12 +5,13 @@ callbacks have returned.
 """
 
 import asyncio
+import functools
 import gc
 import importlib.util
 import time
 from collections.abc import Awaitable, Callable
 
-from asyncsandbox.components.alerts import Alert, AlertSettings, AlertSystem
+from asyncsandbox.components.alerts import AlertSettings, AlertSystem
 
 SUBSCRIBERS = 10
 CALLS = 200
@@ -35,7 +36,7 @@ def make_pyee() -> Contender | None:
 
     emitter = AsyncIOEventEmitter()
     for _ in range(SUBSCRIBERS):
-        emitter.add_listener("alert", lambda alert: hear(alert))
+        emitter.add_listener("alert", functools.partial(hear))  # pyee keeps a function once
 
     async def by_pyee() -> None:
         emitter.emit("alert", "x")

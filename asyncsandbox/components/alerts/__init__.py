@@ -30,7 +30,7 @@ from .delivery import Subscriber, SubscriberStatus
 from .history import Firing, Firings, History
 from .plain import NOTHING, freeze, to_text
 from .rules import RULES, AlertRule, index
-from .values import RANKS, Alert, Severity, parse_severity
+from .values import Alert, Severity, parse_severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -227,7 +227,7 @@ class AlertSystem(Component):
         def unsubscribe() -> None:
             if self._audience.remove(subscriber):
                 for firing in self._firings:
-                    firing.told.pop(subscriber, None)
+                    firing.told = tuple(told for told in firing.told if told is not subscriber)
 
         return unsubscribe
 
@@ -297,7 +297,8 @@ class AlertSystem(Component):
 
     def _raise(self, key: Key, message: str, severity: Severity, context: object, correlation_id: str | None) -> None:
         services = self.services
-        now, at, rank = services.clock.monotonic(), services.clock.now(), RANKS[severity]
+        clock, host = services.clock, services.host
+        now, at, rank = clock.monotonic(), clock.now(), severity.rank
         self._raised += 1
         silenced = bool(self._silences) and self._is_silenced(key[0], now)
         firing = self._firings.find(key)
@@ -321,7 +322,7 @@ class AlertSystem(Component):
             at=at,
             first_at=firing.first_at,
             count=count,
-            dry_run=services.host is not None and services.host.dry_run,
+            dry_run=host is not None and host.dry_run,
             correlation_id=correlation_id,
             context=NOTHING if context is None else freeze(context),
         )
@@ -330,9 +331,7 @@ class AlertSystem(Component):
         if silenced:
             self._held_back += 1
             return
-        receivers = self._audience.get_receivers(key[0], rank)
-        firing.told.update(dict.fromkeys(receivers))
-        self._audience.publish(alert, receivers)
+        firing.add_told(self._audience.publish(alert))
 
     def _resolve(self, firing: Firing, correlation_id: str | None) -> None:
         self._firings.remove(firing)
@@ -345,7 +344,7 @@ class AlertSystem(Component):
             correlation_id=correlation_id,
         )
         self._history.add(alert)
-        self._audience.publish(alert, firing.told)
+        self._audience.publish_to(alert, firing.told)
 
     def _is_silenced(self, task_name: str, now: float) -> bool:
         return any(now < self._silences.get(name, now) for name in (task_name, EVERYTHING))

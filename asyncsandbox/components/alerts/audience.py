@@ -11,8 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..._core.journal import Level
-from .delivery import STOPPED, UNSUBSCRIBED, Subscriber, get_chain, reachable
-from .values import RANKS, Alert, Severity
+from .delivery import STOPPED, UNSUBSCRIBED, Chain, Subscriber, get_chain, put, reachable
+from .values import Alert, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,23 +53,20 @@ class Audience:
         self._reported.pop(subscriber, None)
         return True
 
-    def get_receivers(self, task_name: str, rank: int) -> tuple[Subscriber, ...]:
-        """Return who is to hear of an alert that is raised in the current context."""
-        receivers = self._by_rank[rank]
-        if task_name in self._by_task:
-            receivers += self._by_task[task_name]
+    def publish(self, alert: Alert) -> tuple[Subscriber, ...]:
+        """Queue an alert for everybody who is to hear of it, and return them."""
+        receivers = self._by_rank[alert.severity.rank]
+        if alert.task_name in self._by_task:
+            receivers += self._by_task[alert.task_name]
         chain = get_chain()
-        return reachable(receivers, chain) if chain else receivers
+        if chain:
+            receivers = reachable(receivers, chain)
+        self._queue(alert, receivers, chain)
+        return receivers
 
-    def publish(self, alert: Alert, receivers: Iterable[Subscriber]) -> None:
-        """Queue an alert for everybody in ``receivers``."""
-        item, rank = (alert, get_chain()), RANKS[alert.severity]
-        for subscriber in receivers:
-            subscriber.put(item, rank)
-        if self.is_closed:
-            self.drop_all()
-        else:
-            self.wake()
+    def publish_to(self, alert: Alert, receivers: Iterable[Subscriber]) -> None:
+        """Queue an alert for just these."""
+        self._queue(alert, receivers, get_chain())
 
     def wake(self) -> None:
         """Have the running loop start the tasks that are missing, in its next step; without a loop do nothing."""
@@ -126,11 +123,19 @@ class Audience:
             dropped=subscriber.dropped,
         )
 
+    def _queue(self, alert: Alert, receivers: Iterable[Subscriber], chain: Chain) -> None:
+        put(receivers, (alert, chain), alert.severity.rank)
+        if self.is_closed:
+            self.drop_all()
+        else:
+            self.wake()
+
     def _sort(self) -> None:
+        ranks = {severity.value: severity.rank for severity in Severity} | {EVERYTHING: 0}
         by_rank: list[list[Subscriber]] = [[] for _ in Severity]
         by_task: dict[str, list[Subscriber]] = {}
         for subscriber in self._subscribers:
-            least = 0 if subscriber.event == EVERYTHING else RANKS.get(subscriber.event)
+            least = ranks.get(subscriber.event)
             if least is None:
                 by_task.setdefault(subscriber.event, []).append(subscriber)
             else:

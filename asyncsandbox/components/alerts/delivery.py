@@ -5,7 +5,7 @@ does is its own trouble: it raises, hangs or is cancelled in a task of its own.
 
 >>> subscriber = Subscriber("*", print, max_queued=2, timeout_seconds=1, on_drop=lambda subscriber, why: print(why))
 >>> for alert in ("first", "second", "third"):
-...     subscriber.put((alert, ()), rank=0)
+...     put([subscriber], (alert, ()), rank=0)
 the queue was full
 >>> status = subscriber.get_status()
 >>> status.published, status.delivered, status.dropped, status.queued
@@ -79,6 +79,10 @@ class Subscriber:
     Concurrency: belongs to one event loop at a time. Cancellation: the delivery under way is dropped, what is queued
         stays.
 
+    Attributes:
+        lanes: What waits, per severity.
+        full_at: How many alerts may have been published before the queue is too full.
+
     Args:
         event: What it subscribed to, for the status.
         callback: A plain or a coroutine function that takes the alert.
@@ -97,32 +101,27 @@ class Subscriber:
         on_drop: Callable[[Subscriber, str], object],
     ) -> None:
         self.event = event
-        self.callback = getattr(callback, "__qualname__", None) or type(callback).__qualname__
+        self.callback = to_text(getattr(callback, "__qualname__", type(callback).__qualname__))
         self.context = copy_context()
         self.task: asyncio.Task[Any] | None = None
         self.published = self.delivered = self.dropped = self.failed = 0
         self.last_drop = ""
         self._call = callback if as_coroutine_function(callback) is callback else _InThread(callback)
-        self._max_queued = max_queued
+        self.full_at = max_queued
+        self.lanes: tuple[deque[Item], ...] = tuple(deque[Item]() for _ in Severity)
         self._timeout_seconds = timeout_seconds
         self._on_drop = on_drop
-        self._lanes: tuple[deque[Item], ...] = tuple(deque[Item]() for _ in Severity)
-        self._waiting = 0
         self._current: Item | None = None
 
     @property
     def queued(self) -> int:
         """How many alerts wait, the one being delivered included."""
-        return self._waiting + (self._current is not None)
+        return sum(map(len, self.lanes)) + (self._current is not None)
 
-    def put(self, item: Item, rank: int) -> None:
-        """Queue an alert of this rank; where the queue is full, give one up."""
-        self.published += 1
-        self._lanes[rank].append(item)
-        if self._waiting < self._max_queued:
-            self._waiting += 1
-            return
-        next(lane for lane in self._lanes if lane).popleft()
+    def give_one_up(self) -> None:
+        """Drop the oldest of what is least severe."""
+        next(lane for lane in self.lanes if lane).popleft()
+        self.full_at += 1
         self._drop(FULL)
 
     def drop_all(self, why: str) -> None:
@@ -137,7 +136,7 @@ class Subscriber:
             if task.get_loop() is loop:
                 return False
             self._settle("its event loop is gone")
-        return self._waiting > 0
+        return any(self.lanes)
 
     async def run(self, host: Host | None) -> None:
         """Deliver until nothing waits any more."""
@@ -164,10 +163,10 @@ class Subscriber:
         )
 
     def _take(self) -> Item | None:
-        lanes = [lane for lane in self._lanes if lane]
+        lanes = [lane for lane in self.lanes if lane]
         if not lanes:
             return None
-        self._waiting -= 1
+        self.full_at += 1
         return min(lanes, key=_number_of_first).popleft()
 
     async def _deliver(self, alert: Alert, chain: Chain) -> str | None:
@@ -209,6 +208,15 @@ class Subscriber:
         self.dropped += 1
         self.last_drop = why
         self._on_drop(self, why)
+
+
+def put(subscribers: Iterable[Subscriber], item: Item, rank: int) -> None:
+    """Queue an alert of this rank for each; a full queue gives one up. One loop, because every alert passes here."""
+    for subscriber in subscribers:
+        subscriber.published += 1
+        subscriber.lanes[rank].append(item)
+        if subscriber.published > subscriber.full_at:
+            subscriber.give_one_up()
 
 
 def get_chain() -> Chain:

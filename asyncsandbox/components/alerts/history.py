@@ -78,7 +78,7 @@ class Firing:
         rank: The severity at which people were last told, or would have been but for a silence.
         marked_at: When that was, on the monotonic scale.
         unheard: Whether a silence kept that from everybody.
-        told: Whom it was published to, as an ordered set: they will be told when it is over.
+        told: Whom it was published to, each once: they will be told when it is over.
     """
 
     __slots__ = ("first_at", "key", "marked_at", "rank", "record", "told", "unheard")
@@ -91,17 +91,16 @@ class Firing:
         self.rank = -1
         self.marked_at = 0.0
         self.unheard = False
-        self.told: dict[Subscriber, None] = {}
+        self.told: tuple[Subscriber, ...] = ()
 
     def is_due(self, rank: int, now: float, repeat_seconds: float) -> bool:
         """Tell whether people should hear of it again: it became graver, or some time has passed."""
         return rank > self.rank or now - self.marked_at >= repeat_seconds
 
-    def mark(self, rank: int, now: float, *, unheard: bool) -> None:
-        """Note that people are told, or would be but for a silence."""
-        self.rank = rank
-        self.marked_at = now
-        self.unheard = unheard
+    def add_told(self, receivers: tuple[Subscriber, ...]) -> None:
+        """Note whom it was published to."""
+        if self.told is not receivers:
+            self.told = tuple(dict.fromkeys(self.told + receivers)) if self.told else receivers
 
 
 class Firings:
@@ -120,14 +119,17 @@ class Firings:
     def find(self, key: Key) -> Firing | None:
         """Return what is firing under this key."""
         for firings in self._by_rank:
-            if key in firings:
-                return firings[key]
+            firing = firings.get(key)
+            if firing is not None:
+                return firing
         return None
 
     def mark(self, firing: Firing, rank: int, now: float, *, unheard: bool) -> None:
-        """Mark one as told, make it the newest of its severity, and keep within bounds."""
+        """Note that people are told, or would be but for a silence, and make room for it."""
         self.remove(firing)
-        firing.mark(rank, now, unheard=unheard)
+        firing.rank = rank
+        firing.marked_at = now
+        firing.unheard = unheard
         firings = self._by_rank[rank]
         firings[firing.key] = firing
         if len(firings) > self._most:

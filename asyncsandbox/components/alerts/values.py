@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -22,20 +22,27 @@ from .plain import NOTHING, thaw
 
 
 class Severity(StrEnum):
-    """How grave an alert is; the order is the order of definition."""
+    """How grave an alert is; the order is the order of definition.
+
+    Attributes:
+        rank: Position in the order, 0 for info to 3 for critical.
+    """
+
+    rank: int
 
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
     CRITICAL = "critical"
 
-    @property
-    def rank(self) -> int:
-        """Position in the order, 0 for info to 3 for critical."""
-        return RANKS[self]
+    def __new__(cls, value: str) -> Self:
+        """Make the next member. Its rank is an attribute because hashing a member, for a table, takes long."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.rank = len(cls.__members__)
+        return member
 
 
-RANKS: dict[str, int] = {severity: rank for rank, severity in enumerate(Severity)}
 _SEVERITIES: dict[str, Severity] = {severity.value: severity for severity in Severity}
 
 
@@ -87,6 +94,8 @@ def parse_severity(field: str, value: object) -> Severity:
     Raises:
         ConfigurationError: There is none.
     """
+    if type(value) is Severity:
+        return value
     severity = _SEVERITIES.get(value) if isinstance(value, str) else None
     if severity is None:
         raise ConfigurationError(field, value, f"give one of {', '.join(Severity)}")
