@@ -30,7 +30,7 @@ from .delivery import Subscriber, SubscriberStatus
 from .history import Firing, Firings, History
 from .plain import NOTHING, freeze, to_text
 from .rules import RULES, AlertRule, index
-from .values import Alert, Severity, parse_severity
+from .values import RANKS, Alert, Severity, parse_severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -195,7 +195,7 @@ class AlertSystem(Component):
         require_name("task_name", task_name)
         require_number("seconds", seconds, at_least=0)
         now = self.services.clock.monotonic()
-        self._silences[task_name] = now + seconds
+        self._silences[to_text(task_name)] = now + seconds
         self._silences = {name: until for name, until in self._silences.items() if now < until}
 
     def subscribe(self, event: str, callback: Callable[[Alert], object]) -> Callable[[], None]:
@@ -216,7 +216,7 @@ class AlertSystem(Component):
         if not callable(callback):
             raise ConfigurationError("callback", callback, "give a function that takes an alert")
         subscriber = Subscriber(
-            event,
+            to_text(event),
             callback,
             max_queued=self.settings.max_queued,
             timeout_seconds=self.settings.timeout_seconds,
@@ -298,7 +298,7 @@ class AlertSystem(Component):
     def _raise(self, key: Key, message: str, severity: Severity, context: object, correlation_id: str | None) -> None:
         services = self.services
         clock, host = services.clock, services.host
-        now, at, rank = clock.monotonic(), clock.now(), severity.rank
+        now, at, rank = clock.monotonic(), clock.now(), RANKS[severity]
         self._raised += 1
         silenced = bool(self._silences) and self._is_silenced(key[0], now)
         firing = self._firings.find(key)

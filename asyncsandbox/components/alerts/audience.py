@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..._core.journal import Level
 from .delivery import STOPPED, UNSUBSCRIBED, Chain, Subscriber, get_chain, put, reachable
-from .values import Alert, Severity
+from .values import RANKS, Alert, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,7 +55,7 @@ class Audience:
 
     def publish(self, alert: Alert) -> tuple[Subscriber, ...]:
         """Queue an alert for everybody who is to hear of it, and return them."""
-        receivers = self._by_rank[alert.severity.rank]
+        receivers = self._by_rank[RANKS[alert.severity]]
         if alert.task_name in self._by_task:
             receivers += self._by_task[alert.task_name]
         chain = get_chain()
@@ -124,14 +124,14 @@ class Audience:
         )
 
     def _queue(self, alert: Alert, receivers: Iterable[Subscriber], chain: Chain) -> None:
-        put(receivers, (alert, chain), alert.severity.rank)
+        put(receivers, (alert, chain), RANKS[alert.severity])
         if self.is_closed:
             self.drop_all()
         else:
             self.wake()
 
     def _sort(self) -> None:
-        ranks = {severity.value: severity.rank for severity in Severity} | {EVERYTHING: 0}
+        ranks = RANKS | {EVERYTHING: 0}
         by_rank: list[list[Subscriber]] = [[] for _ in Severity]
         by_task: dict[str, list[Subscriber]] = {}
         for subscriber in self._subscribers:

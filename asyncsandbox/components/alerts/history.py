@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .values import Alert, Severity
+from .values import RANKS, Alert, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class History:
     def add(self, alert: Alert) -> Record:
         """Keep an alert."""
         record = Record(alert)
-        self._rings[alert.severity.rank].append(record)
+        self._rings[RANKS[alert.severity]].append(record)
         return record
 
     def get_alerts(self, severity: Severity = Severity.INFO, task_name: str | None = None) -> list[Alert]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -22,27 +22,20 @@ from .plain import NOTHING, thaw
 
 
 class Severity(StrEnum):
-    """How grave an alert is; the order is the order of definition.
-
-    Attributes:
-        rank: Position in the order, 0 for info to 3 for critical.
-    """
-
-    rank: int
+    """How grave an alert is; the order is the order of definition."""
 
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
     CRITICAL = "critical"
 
-    def __new__(cls, value: str) -> Self:
-        """Make the next member. Its rank is an attribute because hashing a member, for a table, takes long."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.rank = len(cls.__members__)
-        return member
+    @property
+    def rank(self) -> int:
+        """Position in the order, 0 for info to 3 for critical."""
+        return RANKS[self]
 
 
+RANKS: dict[str, int] = {severity: rank for rank, severity in enumerate(Severity)}
 _SEVERITIES: dict[str, Severity] = {severity.value: severity for severity in Severity}
 
 
