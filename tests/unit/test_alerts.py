@@ -421,7 +421,8 @@ def escalate(case: tuple[list[tuple[Severity, float]], float]) -> None:
 
 
 RISES = st.tuples(
-    st.lists(st.tuples(st.sampled_from(Severity), st.sampled_from([0, 1, 7])), max_size=12), st.sampled_from([0, 5, 300])
+    st.lists(st.tuples(st.sampled_from(Severity), st.sampled_from([0, 1, 7])), max_size=12),
+    st.sampled_from([0, 5, 300]),
 )
 
 
@@ -650,3 +651,657 @@ def test_what_subscribers_raise_comes_to_an_end(case: Any) -> None:
 def test_ends_catch(wrong: Mutant) -> None:
     with wrong.applied():
         must_catch(come_to_an_end, ANSWERS)
+
+
+# ------------------------------------------------------------------ what publishing costs
+
+
+def test_publishing_takes_no_step_of_the_loop() -> None:
+    async def main() -> None:
+        world = World([("*", "hang")] * 10)
+        for number in range(5):
+            raising = world.system.alert("pay", f"declined {number}")
+            with pytest.raises(StopIteration):
+                raising.send(None)
+            with pytest.raises(StopIteration):
+                world.system.resolve("pay").send(None)
+        assert all(ear.told == [] for ear in world.ears)
+        await world.system.stop()
+
+    run_virtual(main())
+
+
+def test_without_work_there_is_no_task() -> None:
+    async def main() -> None:
+        world = World([("*", "good")] * 3)
+        async with world.system:
+            await world.system.alert("pay", "declined")
+            await world.settle()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtual(main())
+
+
+# ------------------------------------------------------------------ subscribing
+
+
+async def test_an_event_is_a_severity_a_task_or_everything() -> None:
+    world = World(
+        [("warning", "good"), (CRITICAL, "good"), ("mail", "good"), ("*", "good"), ("other", "good")], AlertSettings()
+    )
+    async with world.system as system:
+        await system.alert("mail", "low", "info")
+        await system.alert("mail", "high", CRITICAL)
+        await system.alert("pay", "some")
+    told = [[alert.message for _, alert in ear.told] for ear in world.ears]
+    assert told == [["high", "some"], ["high"], ["low", "high"], ["low", "high", "some"], []]
+
+
+async def test_the_end_of_a_subscription_drops_what_waits_and_may_come_twice() -> None:
+    world = World([("*", "good")])
+    (ear,) = world.ears
+    async with world.system as system:
+        await system.alert("pay", "declined")
+        ear.leave()
+        ear.leave()
+        await system.alert("pay", "declined", "error")
+        assert await system.resolve("pay") == 1
+        assert system.get_status().subscribers == ()
+    assert ear.told == []
+    assert (ear.subscriber.dropped, ear.subscriber.last_drop) == (1, "it was unsubscribed")
+    assert system.services.journal.get_events() == (), "it was asked for"
+
+
+async def test_a_plain_function_runs_in_a_thread_with_the_correlation_id_of_the_alert() -> None:
+    seen: list[object] = []
+    async with AlertSystem() as system:
+        system.subscribe("*", lambda alert: seen.extend([threading.current_thread(), get_correlation_id(), alert]))
+        with correlation("req-1"):
+            await system.alert("pay", "declined")
+    thread, correlation_id, alert = seen
+    assert thread is not threading.main_thread()
+    assert correlation_id == "req-1"
+    assert isinstance(alert, Alert)
+    assert alert.correlation_id == "req-1"
+
+
+async def test_a_plain_function_may_return_something_to_await() -> None:
+    ear = Ear("*", "good")
+    async with AlertSystem() as system:
+        system.subscribe("*", lambda alert: ear(alert))
+        await system.alert("pay", "declined")
+    assert ear.returned == 1
+
+
+async def test_a_thread_that_hangs_is_given_up_and_not_called_again_before_it_returns() -> None:
+    release, calls = threading.Event(), []
+
+    def hang(alert: Alert) -> None:
+        calls.append(alert.number)
+        release.wait(5)
+
+    system = AlertSystem(settings=AlertSettings(timeout_seconds=0.02))
+    system.subscribe("*", hang)
+    async with system:
+        for number in range(2):
+            await system.alert("pay", f"declined {number}")
+        await system._audience.drain(60)
+        (status,) = system.get_status().subscribers
+        assert (status.failed, status.dropped, calls) == (2, 2, [1])
+        assert status.last_drop == "TimeoutError: an earlier call has not returned yet"
+        release.set()
+        while system.get_status().subscribers[0].delivered == 0:
+            await system.alert("pay", f"declined {system.get_status().raised}")
+            await system._audience.drain(60)
+    assert len(calls) == 2
+
+
+async def test_a_thread_given_up_before_it_began_never_calls() -> None:
+    called: list[Alert] = []
+    call = delivery._InThread(called.append)
+    for steps in range(6):
+        delivering = asyncio.ensure_future(call(None))  # type: ignore[arg-type]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        delivering.cancel()
+        await asyncio.wait([delivering])
+        if delivering.cancelled() and call._hung is None:
+            assert called == []
+    await call(None)  # type: ignore[arg-type]
+    assert called
+
+
+async def test_a_ticket_taken_back_in_time_keeps_the_function_from_being_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import anyio.to_thread
+
+    late: list[Callable[[], object]] = []
+
+    async def run_late(call: Callable[[], object], **options: object) -> None:
+        late.append(call)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", run_late)
+    called: list[Alert] = []
+    call = delivery._InThread(called.append)
+    delivering = asyncio.ensure_future(call(None))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    delivering.cancel()
+    await asyncio.wait([delivering])
+    assert late[0]() is None
+    assert called == []
+    assert call._hung is None
+
+
+class Sandboxed:
+    """An alert system in a hand-made sandbox."""
+
+    def __init__(self, *, dry_run: bool, settings: AlertSettings | None = None) -> None:
+        self.host = make_runtime(dry_run=dry_run)
+        self.system = AlertSystem(settings=settings)
+        self.system.bind(
+            Services(clock=self.host.clock, journal=self.host.journal, ledger=Ledger(self.host.clock), host=self.host)
+        )
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_delivery_belongs_to_the_sandbox_of_the_system(dry_run: bool) -> None:
+    from asyncsandbox._core.context import current_host
+
+    here, other = Sandboxed(dry_run=dry_run), make_runtime(dry_run=dry_run)
+    hosts: list[object] = []
+
+    async def note(alert: Alert) -> None:
+        hosts.extend([current_host("test"), alert.dry_run])
+
+    register_host(here.host)
+    register_host(other)
+    try:
+        here.system.subscribe("*", note)
+        async with here.system:
+            with bound_host(other):
+                await here.system.alert("pay", "declined")
+    finally:
+        unregister_host(here.host)
+        unregister_host(other)
+    assert hosts == [here.host, dry_run]
+
+
+def test_an_alert_raised_in_one_loop_may_be_delivered_in_the_next() -> None:
+    world = World([("*", "slow"), ("*", "good")])
+    (slow, good) = world.ears
+    coroutine = world.system.alert("pay", "without a loop")
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+    assert slow.subscriber.queued == 1
+
+    async def first() -> None:
+        await world.system.alert("pay", "in the first loop")
+        await asyncio.sleep(0.1)
+
+    async def second() -> None:
+        await world.system.alert("pay", "in the second loop")
+        await world.settle()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(first())
+    abandoned = slow.subscriber.task
+    run_virtual(second())
+    assert [a.message for _, a in good.told] == ["without a loop", "in the first loop", "in the second loop"]
+    assert [a.message for _, a in slow.told] == ["without a loop", "in the first loop", "in the second loop"]
+    status = slow.subscriber.get_status()
+    assert (status.delivered, status.dropped, status.last_drop) == (2, 1, "its event loop is gone")
+    abandoned.cancel()
+    loop.run_until_complete(asyncio.wait([abandoned]))
+    loop.close()
+    assert slow.subscriber.get_status() == status
+
+
+# ------------------------------------------------------------------ failures and drops
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError("gone"), "OSError: gone"),
+        (TimeoutError("mine"), "TimeoutError: mine"),
+        (asyncio.CancelledError("x"), "CancelledError: x"),
+        (UnprintableError(), "<UnprintableError that cannot be shown: RuntimeError>"),
+    ],
+)
+async def test_a_failure_is_counted_and_named(error: BaseException, why: str) -> None:
+    async def fail(alert: Alert) -> None:
+        raise error
+
+    async with AlertSystem() as system:
+        system.subscribe("pay", fail)
+        await system.alert("pay", "declined")
+        await system._audience.drain(60)
+        (status,) = system.get_status().subscribers
+        (event,) = system.services.journal.get_events("alerts.undelivered")
+    assert status == SubscriberStatus(
+        event="pay",
+        callback="test_a_failure_is_counted_and_named.<locals>.fail",
+        published=1,
+        delivered=0,
+        dropped=1,
+        failed=1,
+        queued=0,
+        last_drop=why,
+    )
+    assert (event.level, event.component) == (Level.WARNING, "alerts")
+    assert event.fields == {"subscriber": status.callback, "subscribed_to": "pay", "why": why, "dropped": 1}
+
+
+def test_the_journal_hears_of_drops_now_and_then_only() -> None:
+    async def main() -> list[object]:
+        world = World([("*", "raise"), ("*", "raise")], AlertSettings(repeat_seconds=0))
+        async with world.system as system:
+            for _ in range(100):
+                await system.alert("pay", "declined")
+                await asyncio.sleep(1)
+            return [event.fields["dropped"] for event in system.services.journal.get_events()]
+
+    dropped = run_virtual(main())
+    assert len(dropped) == 4
+    assert dropped[:2] == [1, 1]
+    assert all(60 <= each <= 62 for each in dropped[2:])  # type: ignore[operator]
+
+
+async def test_a_full_queue_gives_up_what_is_least_severe_and_the_oldest_of_that() -> None:
+    world = World([("*", "good")], AlertSettings(max_queued=3))
+    for severity in ("critical", "info", "warning", "info", "error", "critical"):
+        await world.system.alert("pay", f"{severity} {world.system.get_status().raised}", severity)
+    await world.settle()
+    assert [alert.message for _, alert in world.ears[0].told] == ["critical 0", "error 4", "critical 5"]
+    assert world.ears[0].subscriber.last_drop == "the queue was full"
+
+
+def test_a_delivery_that_takes_too_long_is_given_up() -> None:
+    async def main() -> None:
+        world = World([("*", "hang"), ("*", "clings")])
+        await world.system.alert("pay", "first")
+        await world.system.alert("pay", "second")
+        await world.settle()
+        (hang, clings) = world.ears
+        assert [at for at, _ in hang.told] == [0, TIMEOUT]
+        assert [at for at, _ in clings.told] == [0, TIMEOUT + 0.5]
+        assert {ear.subscriber.last_drop for ear in world.ears} == {"it took longer than 4 s"}
+
+    run_virtual(main())
+
+
+def test_stop_delivers_for_a_time_and_drops_the_rest() -> None:
+    async def main() -> None:
+        world = World([("*", "good"), ("*", "hang")], dataclasses.replace(SMALL, drain_seconds=2))
+        async with world.system as system:
+            await system.alert("pay", "first")
+            await system.alert("pay", "second")
+        assert asyncio.get_running_loop().time() == 2
+        (good, hang) = (ear.subscriber.get_status() for ear in world.ears)
+        assert (good.delivered, good.dropped) == (2, 0)
+        assert (hang.delivered, hang.dropped, hang.failed) == (0, 2, 1)
+        await system.alert("pay", "after the end")
+        await asyncio.sleep(1)
+        assert system.get_alerts()[-1].message == "after the end"
+        (good, hang) = system.get_status().subscribers
+        assert (good.delivered, good.dropped, good.queued) == (2, 1, 0)
+        async with system:
+            await system.alert("pay", "again")
+        assert world.ears[0].told[-1][1].message == "again"
+
+    run_virtual(main())
+
+
+def test_a_cancelled_stop_ends_the_deliveries() -> None:
+    async def main() -> None:
+        world = World([("*", "hang")])
+        await world.system.start()
+        await world.system.alert("pay", "first")
+        stopping = asyncio.create_task(world.system.stop())
+        await asyncio.sleep(0.5)
+        stopping.cancel()
+        await asyncio.wait([stopping])
+        assert stopping.cancelled()
+        assert world.ears[0].subscriber.task.done()  # type: ignore[union-attr]
+        assert world.ears[0].subscriber.dropped == 1
+
+    run_virtual(main())
+
+
+async def test_a_system_that_did_nothing_and_was_stopped_delivers_nothing() -> None:
+    world = World([("*", "good")])
+    await world.system.stop()
+    await world.system.alert("pay", "declined")
+    assert (world.ears[0].subscriber.dropped, len(world.system.get_alerts())) == (1, 1)
+
+
+# ------------------------------------------------------------------ what an alert says
+
+
+async def test_an_alert_fits_into_json_and_says_how_often_since_when() -> None:
+    system = AlertSystem()
+    with correlation("req-9"):
+        await system.alert(
+            "pay", "order 1", "error", context={"amount": Decimal("1.5"), "to": ("a", 2)}, fingerprint="f"
+        )
+    await system.alert("pay", "order 2", "info", fingerprint="f")
+    (alert,) = system.get_alerts()
+    assert alert.first_at <= alert.at <= datetime.now(UTC)
+    assert json.loads(json.dumps(alert.to_dict())) == {
+        "number": 1,
+        "task_name": "pay",
+        "message": "order 1",
+        "severity": "error",
+        "fingerprint": "f",
+        "at": alert.at.isoformat(),
+        "first_at": alert.first_at.isoformat(),
+        "count": 2,
+        "resolved": False,
+        "dry_run": False,
+        "correlation_id": "req-9",
+        "context": {"amount": "1.5", "to": ["a", 2]},
+    }
+    with pytest.raises(AttributeError):
+        alert.count = 3  # type: ignore[misc]
+    assert await system.resolve("pay", "f") == 1
+    assert await system.resolve("pay", "f") == 0
+    over = system.get_alerts()[-1]
+    assert (over.number, over.resolved, over.count, over.message) == (2, True, 2, "order 1")
+    assert over.correlation_id is None
+
+
+async def test_one_fingerprint_of_a_task_is_resolved_alone() -> None:
+    system = AlertSystem()
+    for message in ("declined", "late"):
+        await system.alert("pay", message)
+    await system.alert("mail", "late")
+    assert await system.resolve("pay", "late") == 1
+    assert await system.resolve("pay") == 1
+    assert system.get_status().firing == 1
+
+
+async def test_get_alerts_selects_and_limits() -> None:
+    system = AlertSystem()
+    for name, severity in (("a", "info"), ("b", "error"), ("a", "critical"), ("b", "warning")):
+        await system.alert(name, severity, severity)
+
+    def get(**selection: Any) -> list[str]:
+        return [alert.message for alert in system.get_alerts(**selection)]
+
+    assert get() == ["info", "error", "critical", "warning"]
+    assert get(severity="warning") == ["error", "critical", "warning"]
+    assert get(severity=ERROR, task_name="b") == ["error"]
+    assert get(limit=2) == ["critical", "warning"]
+    assert get(task_name="a", limit=1) == ["critical"]
+    assert get(limit=0) == []
+    assert get(limit=99) == get()
+
+
+async def test_silences_end_early_and_are_forgotten() -> None:
+    system = AlertSystem()
+    system.silence("pay", seconds=60)
+    system.silence("mail", seconds=0)
+    assert list(system._silences) == ["pay"]
+    system.silence("pay", seconds=0)
+    assert system._silences == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain", "plain"),
+        ("caf\u00e9", "caf\u00e9"),
+        ("\ud800", "\\ud800"),
+        ("x" * (LONGEST_TEXT + 1), "x" * LONGEST_TEXT + CUT),
+        (Severity.INFO, "info"),
+        (7, "7"),
+        (timedelta(seconds=1), "0:00:01"),
+        (OSError("gone"), "OSError: gone"),
+        (Hostile(), "<Hostile that cannot be shown: RuntimeError>"),
+        (Named("x"), "x"),
+    ],
+)
+def test_text(value: object, text: str) -> None:
+    assert to_text(value) == text
+    assert type(to_text(value)) is str
+
+
+@pytest.mark.parametrize(
+    ("value", "copy"),
+    [
+        (None, {}),
+        ({}, {}),
+        ([1, {2}], {"value": [1, [2]]}),
+        ({1: 1, "1": 2}, {"1": 1, "1_": 2}),
+        ({"big": 2**63, "nan": float("nan"), "yes": True}, {"big": hex(2**63), "nan": "nan", "yes": True}),
+        ({"level": Level.INFO, "kind": st.just}, {"level": "info", "kind": to_text(st.just)}),
+        ({"deep": {"a": {"a": {"a": {"a": {"a": {}}}}}}}, {"deep": {"a": {"a": {"a": {"a": {"a": CUT}}}}}}),
+        ({"broken": Broken()}, {"broken": "<Broken that cannot be shown: RuntimeError>"}),
+    ],
+)
+def test_copies(value: object, copy: object) -> None:
+    assert thaw(freeze(value)) == copy
+
+
+def test_copies_are_bounded() -> None:
+    assert len(thaw(freeze(Endless()))) == MOST_VALUES + 1
+    assert len(thaw(freeze(range(10_000)))["value"]) < 100, "shown by its repr"
+    assert thaw(freeze([*range(10_000)]))["value"][-1] == CUT
+    deep = thaw(freeze({"cycle": CYCLE, "lists": [[[[[[[]]]]]]]}))
+    assert json.dumps(deep).count(CUT) == 2
+
+
+# ------------------------------------------------------------------ rules
+
+
+EVENTS_AND_ALERTS = [
+    ("action.unknown", {"action": "card.charge", "key": "k"}, CRITICAL, "(action: card.charge)"),
+    ("governor.denied", {"limit": "payment"}, WARNING, "(limit: payment)"),
+    ("heartbeat.dead", {"beat": "cron"}, CRITICAL, "(beat: cron)"),
+    ("heartbeat.stall", {"seconds": 3}, WARNING, "blocked"),
+    ("idempotency.conflict", {"function": "charge"}, ERROR, "(function: charge)"),
+    ("job.dead", {"job": "import"}, ERROR, "(job: import)"),
+    ("readiness.verdict_changed", {"group": "readiness", "to": "NO-GO"}, CRITICAL, "(group: readiness)"),
+    ("retry.exhausted", {"call": "api"}, ERROR, "(call: api)"),
+]
+
+
+@pytest.mark.parametrize(("event", "fields", "severity", "ending"), EVENTS_AND_ALERTS, ids=lambda each: str(each)[:20])
+async def test_built_in_rules(event: str, fields: dict[str, object], severity: Severity, ending: str) -> None:
+    async with AlertSystem() as system:
+        with correlation("req-2"):
+            for _ in range(3):
+                system.services.journal.publish(event, component="test", **fields)
+    (alert,) = system.get_alerts()
+    assert (alert.task_name, alert.severity, alert.count) == (event, severity, 3)
+    assert alert.message.endswith(ending)
+    assert alert.context == fields
+    assert alert.correlation_id == "req-2"
+    system.services.journal.publish(event, component="test", **fields)
+    assert system.get_status().raised == 3, "rules listen while it runs"
+
+
+def test_every_built_in_rule_is_tested() -> None:
+    assert [event for event, *_ in EVENTS_AND_ALERTS] == [rule.event for rule in RULES]
+    assert pickle.loads(pickle.dumps(AlertSettings())) == AlertSettings()
+
+
+async def test_events_resolve_what_they_raised() -> None:
+    world = World([("*", "good")], AlertSettings())
+    async with world.system as system:
+        publish = system.services.journal.publish
+        publish("readiness.verdict_changed", component="test", group="readiness", to="DEGRADED")
+        publish("readiness.verdict_changed", component="test", group="readiness", to="NO-GO")
+        publish("readiness.verdict_changed", component="test", group="startup", to="GO")
+        publish("heartbeat.dead", component="test", beat="cron")
+        publish("heartbeat.recovered", component="test", beat="other")
+        publish("readiness.verdict_changed", component="test", group="readiness", to="GO")
+        publish("heartbeat.recovered", component="test", beat="cron")
+    told = [(alert.task_name, alert.resolved) for _, alert in world.ears[0].told]
+    assert told == [
+        ("readiness.verdict_changed", False),
+        ("heartbeat.dead", False),
+        ("readiness.verdict_changed", True),
+        ("heartbeat.dead", True),
+    ]
+
+
+async def test_rules_may_be_added_and_left_out() -> None:
+    rule = AlertRule(event="door.opened", severity="info", message="a door is open")
+    mine = (*(each for each in RULES if each.event != "job.dead"), rule)
+    async with AlertSystem(settings=AlertSettings(rules=mine)) as system:
+        for event in ("door.opened", "job.dead"):
+            system.services.journal.publish(event, component="test")
+    assert [alert.message for alert in system.get_alerts()] == ["a door is open"]
+
+
+# ------------------------------------------------------------------ bad input
+
+
+async def test_mistakes_are_refused_at_once() -> None:
+    system = AlertSystem()
+    for severity in ("loud", 3, None, [], Level.DEBUG):
+        with pytest.raises(ConfigurationError, match=r"^severity=.*give one of info, warning, error, critical"):
+            await system.alert("pay", "declined", severity)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="callback"):
+        system.subscribe("*", "not callable")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="event"):
+        system.subscribe("", print)
+    with pytest.raises(ConfigurationError, match="task_name"):
+        system.silence(" ", seconds=1)
+    with pytest.raises(ConfigurationError, match="seconds"):
+        system.silence("*", seconds=-1)
+    with pytest.raises(ConfigurationError, match="severity"):
+        system.get_alerts("loud")
+    with pytest.raises(ConfigurationError, match="limit"):
+        system.get_alerts(limit=-1)
+    assert system.get_alerts() == ()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"repeat_seconds": -1},
+        {"timeout_seconds": 0},
+        {"drain_seconds": float("nan")},
+        {"max_queued": 0},
+        {"max_history": 1.5},
+        {"max_firing": True},
+        {"rules": [*RULES[:1]]},
+        {"rules": ("job.dead",)},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigurationError, match=f"^AlertSettings.{name}="):
+        AlertSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"event": ""},
+        {"message": " "},
+        {"severity": "debug"},
+        {"by": "limit"},
+        {"by": ("",)},
+        {"when": ("to",)},
+        {"when": "to"},
+        {"resolved_by": "door.opened"},
+        {"resolved_by": 3},
+        {"event": "alerts.undelivered"},
+    ],
+    ids=str,
+)
+def test_a_rule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    right = {"event": "door.opened", "severity": "info", "message": "a door is open"}
+    with pytest.raises(ConfigurationError, match=f"^AlertRule.{name}="):
+        AlertRule(**(right | wrong))
+
+
+# ------------------------------------------------------------------ apprise
+
+
+class Sender:
+    """Stands in for `apprise.Apprise`."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, str]] = []
+
+    def add(self, url: object) -> bool:
+        return isinstance(url, str) and "://" in url
+
+    def notify(self, **message: str) -> bool:
+        self.sent.append(message)
+        return "refused" not in message["body"]
+
+
+@pytest.fixture
+def apprise(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("apprise")
+    module.Apprise = Sender  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "apprise", module)
+    return module
+
+
+async def test_apprise_sends_what_an_alert_says(apprise: ModuleType) -> None:
+    subscriber = AppriseSubscriber("json://localhost", "mailto://me:secret@example.org")
+    system = AlertSystem(settings=AlertSettings(repeat_seconds=0))
+    system.subscribe("*", subscriber)
+    async with system:
+        with correlation("req-3"):
+            await system.alert("pay", "declined", "error", context={"amount": 3})
+        await system.alert("pay", "declined", "warning")
+        await system.resolve("pay")
+    sent = subscriber._sender.sent
+    assert [(each["title"], each["notify_type"]) for each in sent] == [
+        ("[error] pay", "failure"),
+        ("[warning] pay", "warning"),
+        ("[resolved] pay", "success"),
+    ]
+    assert sent[0]["body"] == "declined\namount: 3\ncorrelation id: req-3"
+    assert sent[1]["body"].startswith("declined\nraised 2 times since 20")
+    assert repr(subscriber) == "<AppriseSubscriber of 2 addresses>"
+
+
+async def test_what_apprise_cannot_deliver_is_counted(apprise: ModuleType) -> None:
+    async with AlertSystem() as system:
+        system.subscribe("*", AppriseSubscriber("json://localhost"))
+        await system.alert("pay", "refused")
+        await system._audience.drain(60)
+        (status,) = system.get_status().subscribers
+    assert (status.callback, status.failed) == ("AppriseSubscriber", 1)
+    assert status.last_drop.startswith("ConnectionError: apprise could not deliver")
+
+
+async def test_apprise_sends_nothing_in_a_dry_run(apprise: ModuleType) -> None:
+    here, subscriber = Sandboxed(dry_run=True), AppriseSubscriber("json://localhost")
+    here.system.subscribe("*", subscriber)
+    async with here.system:
+        await here.system.alert("pay", "declined")
+    assert (subscriber.suppressed, subscriber._sender.sent) == (1, [])
+
+
+def test_apprise_refuses_addresses_without_showing_them(apprise: ModuleType) -> None:
+    with pytest.raises(ConfigurationError, match="at least one"):
+        AppriseSubscriber()
+    with pytest.raises(ConfigurationError, match="address 2") as caught:
+        AppriseSubscriber("json://localhost", "secret")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="address 1"):
+        AppriseSubscriber(3)  # type: ignore[arg-type]
+
+
+def test_without_apprise_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'asyncsandbox\[alerts\]'"):
+        AppriseSubscriber("json://localhost")
