@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import pickle
 import sys
@@ -80,7 +81,7 @@ class Ear:
     behaviour: str
     told: list[tuple[float, Alert]] = field(default_factory=list)
     returned: int = 0
-    leave: Callable[[], None] = lambda: None  # noqa: E731 - replaced once it has subscribed
+    leave: Callable[[], None] = lambda: None  # replaced once it has subscribed
     subscriber: Subscriber = None  # type: ignore[assignment]
 
     async def __call__(self, alert: Alert) -> None:
@@ -154,7 +155,7 @@ class World:
             self.ears[number].subscriber.task.cancel()
 
 
-setattr(World, "raise", World.raise_)  # noqa: B010 - the step's name is a keyword
+setattr(World, "raise", World.raise_)  # the step's name is a keyword
 
 
 class Oracle:
@@ -523,8 +524,8 @@ CYCLE["again"] = [CYCLE]
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters()), st.binary(), st.datetimes(),
     st.decimals(), st.uuids(), st.sampled_from(Severity), st.just(OSError("x")),
-    st.builds(Hostile), st.builds(Endless), st.builds(Broken), st.builds(Named, st.text()), st.just(CYCLE), st.just("x" * 10_000),
-    st.just(2**70), st.just(float("nan")), st.just("\ud800"), st.just([[[[[[[[[1]]]]]]]]]),
+    st.builds(Hostile), st.builds(Endless), st.builds(Broken), st.builds(Named, st.text()), st.just(CYCLE),
+    st.just("x" * 10_000), st.just(2**70), st.just(float("nan")), st.just("\ud800"), st.just([[[[[[[[[1]]]]]]]]]),
 )  # fmt: skip
 VALUES = st.recursive(
     LEAVES,
@@ -728,7 +729,7 @@ async def test_a_plain_function_runs_in_a_thread_with_the_correlation_id_of_the_
 async def test_a_plain_function_may_return_something_to_await() -> None:
     ear = Ear("*", "good")
     async with AlertSystem() as system:
-        system.subscribe("*", lambda alert: ear(alert))
+        system.subscribe("*", functools.partial(lambda heard, alert: heard(alert), ear))
         await system.alert("pay", "declined")
     assert ear.returned == 1
 

@@ -18,10 +18,11 @@ import asyncio
 import inspect
 import threading
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..._core.context import bound_host, set_correlation_id
 from ..._core.decorators import as_coroutine_function
@@ -29,7 +30,7 @@ from .plain import to_text
 from .values import Alert, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ..._core.context import Host
 
@@ -37,6 +38,7 @@ FULL = "the queue was full"
 STOPPED = "deliveries have stopped"
 UNSUBSCRIBED = "it was unsubscribed"
 
+Call = Callable[[Alert], Coroutine[Any, Any, object]]
 Chain = tuple["Subscriber", ...]
 Item = tuple[Alert, Chain]
 
@@ -106,7 +108,7 @@ class Subscriber:
         self.task: asyncio.Task[Any] | None = None
         self.published = self.delivered = self.dropped = self.failed = 0
         self.last_drop = ""
-        self._call = callback if as_coroutine_function(callback) is callback else _InThread(callback)
+        self._call = cast("Call", callback) if as_coroutine_function(callback) is callback else _InThread(callback)
         self.full_at = max_queued
         self.lanes: tuple[deque[Item], ...] = tuple(deque[Item]() for _ in Severity)
         self._timeout_seconds = timeout_seconds
@@ -182,9 +184,7 @@ class Subscriber:
         timeout = asyncio.timeout(self._timeout_seconds)
         try:
             async with timeout:
-                result = self._call(alert)
-                if inspect.isawaitable(result):
-                    await result
+                await self._call(alert)
         except asyncio.CancelledError as error:
             if task and task.cancelling() > cancelled_before:
                 raise

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
-from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -81,8 +80,6 @@ class _Copy:
             return value
         if issubclass(kind, (int, float)):
             return _copy_number(value, kind)
-        if issubclass(kind, Enum) and not issubclass(kind, str):
-            return self.visit(value.value, depth + 1)
         if issubclass(kind, Mapping):
             return self._copy_mapping(value, depth)
         if issubclass(kind, _SEQUENCES):
