@@ -3,7 +3,7 @@
 from simulation import test_alerts_sim
 from simulation.mutants import Check, Mutant
 
-from asyncsandbox.components.alerts import AlertSystem, delivery
+from asyncsandbox.components.alerts import AlertSystem
 from asyncsandbox.components.alerts.audience import Audience
 from asyncsandbox.components.alerts.delivery import Subscriber
 from asyncsandbox.components.alerts.history import Firing, Record
@@ -36,7 +36,6 @@ ALERT_MUTANTS: tuple[Mutant, ...] = (
     Mutant("an error ends the task", "trouble", Subscriber._deliver, "except Exception", "except KeyError"),
     Mutant("a cancellation ends the task", "trouble", Subscriber._deliver, "if task and", "if True or"),
     Mutant("no timeout", "trouble", Subscriber._deliver, "self._timeout_seconds)\n", "None)\n"),
-    Mutant("answers to itself", "trouble", delivery.reachable, " if receiver not in chain", ""),
     Mutant("newest first", "trouble", Subscriber._take, ".popleft()", ".pop()"),
     Mutant("gravest first", "trouble", Subscriber._take, "min(lanes, key=_number_of_first)", "lanes[-1]"),
     Mutant("foreign correlation", "trouble", Subscriber._deliver, "set_correlation_id(alert.correlation_id)", "pass"),
