@@ -10,7 +10,7 @@ from asyncsandbox._core.context import correlation, get_correlation_id
 from asyncsandbox.components.alerts import Alert, AlertRule, AlertSettings, AlertSystem
 from asyncsandbox.testing import Simulation, scenarios, simulate
 
-PAUSES = scenarios(pauses=2, sweep=150)
+PAUSES = scenarios(pauses=2, sweep=100)
 PUBLISHERS, EACH = 3, 3
 FAILURES = {"raises": OSError("broken"), "cancelled": asyncio.CancelledError()}
 TROUBLE = {
@@ -33,7 +33,7 @@ async def suffer(trouble: str) -> None:
         await asyncio.sleep(100)
 
 
-@settings(plain, max_examples=60)
+@settings(plain, max_examples=30)
 @simulate(PAUSES, **TROUBLE)
 async def test_one_subscriber_in_trouble_costs_another_nothing(sim: Simulation, trouble: str, most: int) -> None:
     system = AlertSystem(settings=AlertSettings(max_queued=most, timeout_seconds=2, drain_seconds=30, rules=()))
@@ -87,7 +87,7 @@ async def test_one_subscriber_in_trouble_costs_another_nothing(sim: Simulation, 
         assert seen["called"] == 9 or trouble == "leaves"
 
 
-@settings(plain, max_examples=60)
+@settings(plain, max_examples=30)
 @simulate(PAUSES, **STOPS)
 async def test_what_is_published_around_a_stop_is_accounted_for(
     sim: Simulation, stops_after: float, takes: float
