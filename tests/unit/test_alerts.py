@@ -1104,7 +1104,7 @@ def test_copies_are_bounded() -> None:
 
 EVENTS_AND_ALERTS = [
     ("action.unknown", {"action": "card.charge", "key": "k"}, CRITICAL, "(action: card.charge)"),
-    ("governor.denied", {"limit": "payment"}, WARNING, "(limit: payment)"),
+    ("governor.denied", {"resource": "payment"}, WARNING, "(resource: payment)"),
     ("heartbeat.dead", {"beat": "cron"}, CRITICAL, "(beat: cron)"),
     ("heartbeat.stall", {"seconds": 3}, WARNING, "blocked"),
     ("idempotency.conflict", {"function": "charge"}, ERROR, "(function: charge)"),

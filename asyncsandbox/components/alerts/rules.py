@@ -95,7 +95,7 @@ RULES: tuple[AlertRule, ...] = (
         message="nobody knows whether an action happened: find out and recover it",
         by=("action",),
     ),
-    AlertRule(event="governor.denied", severity=Severity.WARNING, message="a limit denies calls", by=("limit",)),
+    AlertRule(event="governor.denied", severity=Severity.WARNING, message="a limit denies calls", by=("resource",)),
     AlertRule(
         event="heartbeat.dead",
         severity=Severity.CRITICAL,
