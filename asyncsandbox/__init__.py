@@ -26,6 +26,7 @@ from ._core.ledger import ActionRecord, ActionState, LedgerSettings
 from ._core.planned import ActionKind, PlannedAction
 from ._core.ports import Attempt
 from .actions import FILLED_IN, irreversible, read_only, reversible
+from .components.alerts import ALERT_RULES, Alert, AlertRule, AlertSettings, AlertSystem, AppriseSubscriber, Severity
 from .components.database import (
     DatabaseSettings,
     Isolation,
@@ -98,6 +99,7 @@ from .sandbox import Sandbox, SandboxOrchestrator, SandboxStatus, current_sandbo
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALERT_RULES",
     "FILLED_IN",
     "ActionError",
     "ActionKind",
@@ -106,6 +108,11 @@ __all__ = [
     "ActionState",
     "ActionStateError",
     "ActionTotal",
+    "Alert",
+    "AlertRule",
+    "AlertSettings",
+    "AlertSystem",
+    "AppriseSubscriber",
     "Attempt",
     "AttemptTimeoutError",
     "BreakerOpenError",
@@ -182,6 +189,7 @@ __all__ = [
     "Services",
     "SessionInUseError",
     "SessionTimeoutError",
+    "Severity",
     "StdlibSink",
     "StructuredLogger",
     "TableChange",

@@ -28,6 +28,7 @@ from ._core.mistakes import find_mistakes, specs_of
 from ._core.runtime import Runtime
 from ._core.saga import Saga
 from ._core.settings import keywords_from_environ, require_name, require_number
+from .components.alerts import AlertSettings, AlertSystem
 from .components.database import DatabaseSettings, SandboxDatabaseManager
 from .components.dry_run import DryRunLock, DryRunSettings
 from .components.governor import GovernorEnforcer, GovernorSettings
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Sandbox", "SandboxOrchestrator", "SandboxStatus", "current_sandbox"]
 
 _SETTINGS: dict[str, type] = {
+    "alerts": AlertSettings,
     "database": DatabaseSettings,
     "dry_run_lock": DryRunSettings,
     "governor": GovernorSettings,
@@ -105,6 +107,7 @@ class Sandbox:
         clock: Time and randomness; None for the real ones.
         allow_mixed: Tolerate a sandbox of the other mode on the same event loop.
         shutdown_seconds: How long live actions may go on when the sandbox stops (>= 0).
+        alerts: Settings of the alerts.
         database: Settings of the database.
         dry_run_lock: Settings of the interlock.
         governor: Settings of the limits.
@@ -132,6 +135,7 @@ class Sandbox:
         clock: Clock | None = None,
         allow_mixed: bool = False,
         shutdown_seconds: float = 30.0,
+        alerts: AlertSettings | None = None,
         database: DatabaseSettings | None = None,
         dry_run_lock: DryRunSettings | None = None,
         governor: GovernorSettings | None = None,
@@ -148,14 +152,16 @@ class Sandbox:
         self._turn = asyncio.Lock()
         self._bindings = ExitStack()
         self.logger = StructuredLogger(settings=logger)
+        self.alerts = AlertSystem(settings=alerts)
         self.dry_run_lock = DryRunLock(dry_run, settings=dry_run_lock)
         self.database = SandboxDatabaseManager(database_url, use_memory=use_memory_db, settings=database)
         self.retry = RetryBackoffManager(settings=retry)
         self.governor = GovernorEnforcer(settings=governor)
         self.idempotency_manager = IdempotencyManager(settings=idempotency_manager)
         self.readiness = SandboxReadinessChecker(settings=readiness)
-        ours = (self.logger, self.dry_run_lock, self.database, self.retry, self.governor, self.idempotency_manager)
-        self._components = start_order((*ours, *extra, self.readiness))
+        watching = (self.logger, self.alerts)  # first, so that they hear of all the others
+        at_work = (self.dry_run_lock, self.database, self.retry, self.governor, self.idempotency_manager)
+        self._components = start_order((*watching, *at_work, *extra, self.readiness))
         clock = clock or SystemClock()
         self._runtime = Runtime(
             gate=self.dry_run_lock,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, assert_type
 
 from asyncsandbox.components.alerts import (
-    RULES,
+    ALERT_RULES,
     Alert,
     AlertRule,
     AlertSettings,
@@ -26,7 +26,7 @@ def write_down(alert: Alert) -> int:
 
 
 async def right() -> None:
-    alerts = AlertSystem(settings=AlertSettings(repeat_seconds=60, rules=(*RULES, rule)))
+    alerts = AlertSystem(settings=AlertSettings(repeat_seconds=60, rules=(*ALERT_RULES, rule)))
     assert_type(alerts.subscribe("warning", page), Callable[[], None])
     assert_type(alerts.subscribe(Severity.ERROR, write_down), Callable[[], None])
     alerts.subscribe("*", lambda alert: alert.message)

@@ -27,7 +27,7 @@ from asyncsandbox._core.context import bound_host, correlation, get_correlation_
 from asyncsandbox._core.journal import Level
 from asyncsandbox._core.ledger import Ledger
 from asyncsandbox.components.alerts import (
-    RULES,
+    ALERT_RULES,
     Alert,
     AlertRule,
     AlertSettings,
@@ -1130,7 +1130,7 @@ async def test_built_in_rules(event: str, fields: dict[str, object], severity: S
 
 
 def test_every_built_in_rule_is_tested() -> None:
-    assert [event for event, *_ in EVENTS_AND_ALERTS] == [rule.event for rule in RULES]
+    assert [event for event, *_ in EVENTS_AND_ALERTS] == [rule.event for rule in ALERT_RULES]
     assert pickle.loads(pickle.dumps(AlertSettings())) == AlertSettings()
 
 
@@ -1156,7 +1156,7 @@ async def test_events_resolve_what_they_raised() -> None:
 
 async def test_rules_may_be_added_and_left_out() -> None:
     rule = AlertRule(event="door.opened", severity="info", message="a door is open")
-    mine = (*(each for each in RULES if each.event != "job.dead"), rule)
+    mine = (*(each for each in ALERT_RULES if each.event != "job.dead"), rule)
     async with AlertSystem(settings=AlertSettings(rules=mine)) as system:
         for event in ("door.opened", "job.dead"):
             system.services.journal.publish(event, component="test")
@@ -1195,7 +1195,7 @@ async def test_mistakes_are_refused_at_once() -> None:
         {"max_queued": 0},
         {"max_history": 1.5},
         {"max_firing": True},
-        {"rules": [*RULES[:1]]},
+        {"rules": [*ALERT_RULES[:1]]},
         {"rules": ("job.dead",)},
     ],
     ids=str,

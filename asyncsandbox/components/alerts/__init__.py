@@ -29,7 +29,7 @@ from .by_apprise import AppriseSubscriber
 from .delivery import Subscriber, SubscriberStatus
 from .history import Firing, Firings, History
 from .plain import NOTHING, freeze, to_text
-from .rules import RULES, AlertRule, index
+from .rules import ALERT_RULES, AlertRule, index
 from .values import RANKS, Alert, Severity, parse_severity
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .history import Key
 
 __all__ = [
-    "RULES",
+    "ALERT_RULES",
     "Alert",
     "AlertRule",
     "AlertSettings",
@@ -62,7 +62,7 @@ class AlertSettings:
         max_queued: How many alerts may wait for one subscriber (>= 1).
         max_history: How many alerts of each severity are kept (>= 1).
         max_firing: How many alerts of each severity are known to be firing (>= 1); the oldest are forgotten.
-        rules: Which events of the journal become alerts; giving some replaces the default ones, `RULES`.
+        rules: Which events of the journal become alerts; giving some replaces the default ones, `ALERT_RULES`.
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -74,7 +74,7 @@ class AlertSettings:
     max_queued: int = 1000
     max_history: int = 1000
     max_firing: int = 1000
-    rules: tuple[AlertRule, ...] = RULES
+    rules: tuple[AlertRule, ...] = ALERT_RULES
 
     def __post_init__(self) -> None:
         require_number("AlertSettings.repeat_seconds", self.repeat_seconds, at_least=0)

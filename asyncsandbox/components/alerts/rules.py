@@ -88,7 +88,7 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
 
 
-RULES: tuple[AlertRule, ...] = (
+ALERT_RULES: tuple[AlertRule, ...] = (
     AlertRule(
         event="action.unknown",
         severity=Severity.CRITICAL,
