@@ -26,6 +26,11 @@
     ├── IdempotencyFullError                  the in-memory records have no room; they never forget silently
     ├── ResultUnavailableError                the call has run, and its result cannot be given again
     ├── ResultCodecError(ValueError)          a result cannot be stored, or cannot be read here
+    ├── JobError
+    │   ├── JobNotFoundError(LookupError)     the worker knows no job of this id, or no longer
+    │   ├── JobCancelledError                 the job was cancelled, so it has no result
+    │   ├── JobTimeoutError(TimeoutError)     one attempt at a job took longer than it may
+    │   └── QueueFullError                    too many jobs are waiting; this one was not accepted
     ├── PlanFileError                         a plan file is truncated, newer, or was changed
     └── NotReadyError                         require_ready() met a NO-GO
 
@@ -57,6 +62,7 @@ from .idempotency import (
     ResultCodecError,
     ResultUnavailableError,
 )
+from .jobs import JobCancelledError, JobError, JobNotFoundError, JobTimeoutError, QueueFullError
 from .lifecycle import (
     ComponentStartError,
     ComponentStopError,
@@ -81,6 +87,10 @@ __all__ = [
     "IdempotencyFullError",
     "IdempotencyStateError",
     "IdempotencyUnknownError",
+    "JobCancelledError",
+    "JobError",
+    "JobNotFoundError",
+    "JobTimeoutError",
     "KnownAfterApplyError",
     "LedgerFullError",
     "LifecycleError",
@@ -91,6 +101,7 @@ __all__ = [
     "NotStartedError",
     "OutcomeUnknownError",
     "PlanFileError",
+    "QueueFullError",
     "ResultCodecError",
     "ResultUnavailableError",
     "SandboxError",

@@ -1,0 +1,400 @@
+"""Background jobs: submitted in an instant, run a few at a time, and accounted for one by one.
+
+It promises that every job it accepted ends in exactly one final state, that a failing job harms neither its submitter
+nor another job, and that jobs begin in order of priority and submission.
+
+>>> async def main() -> tuple[object, str]:
+...     async with WorkerProcess() as worker:
+...         job_id = await worker.submit_job("sum", sum, (1, 2, 3))
+...         result = await worker.get_result(job_id)
+...         return result, (await worker.get_job_status(job_id)).state.value
+>>> asyncio.run(main())
+(6, 'succeeded')
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+
+from ..._core.checks import Check, CheckResult, CheckStatus
+from ..._core.component import Component, ComponentState, ComponentStatus
+from ..._core.context import get_correlation_id, get_deadline, set_correlation_id
+from ..._core.detached import leave_call
+from ..._core.journal import Level
+from ..._core.settings import require_name
+from ..._core.tasks import outlast
+from ...errors import ConfigurationError, JobCancelledError, LifecycleError, NotStartedError
+from .backend import JobBackend, JobCounts, Outcome, Request
+from .job import JobKeywords, JobOptions, JobState, JobStatus, JobSubmitter, job, options_of
+from .memory import MemoryBackend
+from .run import Run, report
+from .schedule import Schedule, ScheduleKeywords
+from .settings import WhenFull, WorkerSettings
+from .trigger import make_trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio import CapacityLimiter
+
+    from .backend import Claim
+
+__all__ = [
+    "JobBackend",
+    "JobCounts",
+    "JobKeywords",
+    "JobOptions",
+    "JobState",
+    "JobStatus",
+    "JobSubmitter",
+    "Outcome",
+    "ScheduleKeywords",
+    "WhenFull",
+    "WorkerProcess",
+    "WorkerSettings",
+    "WorkerStatus",
+    "job",
+]
+
+P = ParamSpec("P")
+F = TypeVar("F", bound="Callable[[], Any]")
+
+_NEARLY_FULL = 0.8
+
+_running_job: ContextVar[str | None] = ContextVar("asyncsandbox_running_job", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus(ComponentStatus):
+    """What the worker says of itself.
+
+    Attributes:
+        jobs: How many jobs stand where.
+        schedules: Names of the schedules.
+    """
+
+    jobs: JobCounts
+    schedules: tuple[str, ...]
+
+
+class WorkerProcess(Component):
+    """Runs jobs in the background of the program: coroutine functions as tasks, plain functions in threads.
+
+    A job that was accepted ends once, as succeeded, failed, cancelled or dead, unless the process itself dies: what is
+    kept in memory dies with it. It runs with the correlation id and the sandbox of its submitter, and without the
+    submitter's deadline, action and saga. In a dry run it begins at once, and schedules do not fire.
+
+    Concurrency: for one event loop; any number of tasks may submit. Cancellation: a cancelled `submit_job` has not
+    submitted; cancelling any other call changes nothing about the job.
+
+    Args:
+        settings: How jobs are run and kept.
+        backend: What keeps them; None for memory.
+
+    Example:
+        >>> async def main() -> tuple[str, str]:
+        ...     async with WorkerProcess(settings=WorkerSettings(concurrency=2)) as worker:
+        ...         slow = worker.with_options(timeout_seconds=0.01)
+        ...         first = await slow.submit_job("nap", asyncio.sleep, 60)
+        ...         await worker.drain()
+        ...         status = await worker.get_job_status(first)
+        ...         return status.state.value, status.error
+        >>> state, error = asyncio.run(main())
+        >>> state, error.split(":")[0]
+        ('failed', 'JobTimeoutError')
+    """
+
+    name = "worker"
+
+    def __init__(self, *, settings: WorkerSettings | None = None, backend: JobBackend | None = None) -> None:
+        super().__init__()
+        self._settings = settings or WorkerSettings()
+        self._backend: JobBackend = backend or MemoryBackend(self._settings)
+        self._schedules: dict[str, Schedule] = {}
+        self._runs: dict[str, Run] = {}
+        self._slot: asyncio.Future[None] | None = None
+        self._threads: CapacityLimiter | None = None
+        self._prefix = ""
+        self._ids = 0
+
+    async def submit_job(self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Accept a job and return its id, at once or as soon as there is room.
+
+        Args:
+            name: What it is called.
+            function: A coroutine function, or a plain one, which runs in a thread.
+            *args: For the function.
+            **kwargs: For the function.
+
+        Returns:
+            The id of the job.
+
+        Raises:
+            NotStartedError: The worker does not run, or it stopped while this waited for room.
+            QueueFullError: There is no room, and the settings do not allow waiting or the deadline passed.
+            ConfigurationError: There is no name, or nothing that can be called.
+
+        Concurrency: first come, first served; a running job that submits is let in also where the queue is full.
+        Cancellation: the job is not accepted.
+        """
+        return await self._submit(name, function, args, kwargs, options_of(function))
+
+    def with_options(self, **options: Unpack[JobKeywords]) -> JobSubmitter:
+        """Return what submits jobs that run as said, where their functions are declared otherwise.
+
+        Args:
+            **options: Fields of `JobOptions`.
+
+        Raises:
+            ConfigurationError: An option is out of its range.
+        """
+        return JobSubmitter(self._submit, options)
+
+    async def get_job_status(self, job_id: str) -> JobStatus:
+        """Return where a job stands.
+
+        Raises:
+            JobNotFoundError: There is no such job, or it ended too long ago.
+        """
+        return await self._backend.get(job_id)
+
+    async def get_result(self, job_id: str) -> Any:
+        """Wait until a job has ended and return what it returned.
+
+        A job that waits for another one holds its own place meanwhile.
+
+        Raises:
+            JobNotFoundError: There is no such job, or it ended too long ago.
+            JobCancelledError: It was cancelled.
+            Exception: What its last attempt raised, unchanged.
+
+        Concurrency: any number may wait. Cancellation: the job goes on.
+        """
+        name, outcome = await self._backend.wait(job_id)
+        if outcome.state is JobState.CANCELLED:
+            raise JobCancelledError(name, job_id)
+        if outcome.error is not None:
+            raise outcome.error.with_traceback(outcome.traceback)
+        return outcome.result
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job: one that waits never begins, a running one is asked to end and not tried again.
+
+        Returns:
+            True where it had not ended. A running job that returns all the same has succeeded, as a plain function in
+            its thread may.
+
+        Raises:
+            JobNotFoundError: There is no such job, or it ended too long ago.
+        """
+        state = await self._backend.cancel(job_id)
+        if state is JobState.RUNNING and job_id in self._runs:
+            return self._runs[job_id].cancel()
+        return state is JobState.QUEUED
+
+    async def drain(self) -> None:
+        """Wait until every job has ended, those submitted meanwhile included, also those that are delayed.
+
+        Raises:
+            NotStartedError: The worker does not run.
+            LifecycleError: A job calls it, and would wait for itself.
+
+        Concurrency: any number may wait. Cancellation: the jobs go on.
+        """
+        self._refuse_inside_job("drain()")
+        if self._state is not ComponentState.RUNNING:
+            raise NotStartedError(self.name, "drain()")
+        await self._backend.wait_idle(delayed=True)
+
+    def scheduled(self, **when: Unpack[ScheduleKeywords]) -> Callable[[F], F]:
+        """Return a decorator that has a function submitted again and again while the worker runs.
+
+        Firings that were missed, because the program was busy or asleep, are made up for by one.
+
+        Args:
+            **when: Either ``every_seconds`` or ``cron``, and more; see `ScheduleKeywords`.
+
+        Raises:
+            ConfigurationError: Something cannot be used, or the name is taken.
+            LifecycleError: The worker runs already.
+        """
+        trigger = make_trigger(when.get("every_seconds"), when.get("cron"), when.get("timezone", "UTC"))
+
+        def decorate(function: F) -> F:
+            schedule = Schedule.declare(function, trigger, when)
+            if schedule.name in self._schedules:
+                allowed = "this name is taken: give each schedule its own"
+                raise ConfigurationError("scheduled.name", schedule.name, allowed)
+            if self._state is ComponentState.RUNNING:
+                raise LifecycleError(f"{schedule.name!r} comes too late: declare schedules before the worker starts")
+            self._schedules[schedule.name] = schedule
+            return function
+
+        return decorate
+
+    async def stop(self) -> None:
+        """Let jobs end, cancel those that take longer than the grace period, and stop; nothing is accepted meanwhile.
+
+        Jobs whose time has not come are cancelled. A thread is waited for until it ends.
+
+        Raises:
+            LifecycleError: A job calls it, and would wait for itself.
+
+        Concurrency: callers take turns. Cancellation: ends the grace period, and is delivered once all has ended.
+        """
+        self._refuse_inside_job("stop()")
+        await super().stop()
+
+    def get_status(self) -> WorkerStatus:
+        """Return how many jobs stand where."""
+        return WorkerStatus(
+            name=self.name,
+            state=self._state,
+            jobs=self._backend.get_counts(),
+            schedules=tuple(sorted(self._schedules)),
+        )
+
+    def get_checks(self) -> tuple[Check, ...]:
+        """Return the check that warns of a queue that is nearly full."""
+        return (Check(name=self.name, fn=self._check, critical=False),)
+
+    async def _check(self) -> CheckResult:
+        if self._state is not ComponentState.RUNNING:
+            return CheckResult(status=CheckStatus.FAIL, output=f"the worker is {self._state.value}")
+        queued, most = self._backend.get_counts().queued, self._settings.max_queued
+        if queued >= _NEARLY_FULL * most:
+            return CheckResult(status=CheckStatus.WARN, output=f"{queued} jobs are waiting, of {most} that may")
+        return CheckResult(status=CheckStatus.PASS)
+
+    # ---- submitting
+
+    async def _submit(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: JobOptions,
+    ) -> str:
+        require_name("submit_job.name", name)
+        if not callable(function):
+            raise ConfigurationError("submit_job.function", function, "give a function, and its arguments after it")
+        if self._state is not ComponentState.RUNNING:
+            raise NotStartedError(self.name, "submitting a job")
+        self._ids += 1
+        job_id = f"{self._prefix}{self._ids:x}"
+        context = copy_context()
+        request = Request(
+            job_id=job_id,
+            name=name,
+            function=function,
+            args=args,
+            kwargs=kwargs,
+            options=options,
+            delay_seconds=0.0 if self._is_rehearsal else options.delay_seconds,
+            context=context,
+            correlation_id=context.run(self._enter, job_id),
+            until=get_deadline(),
+            from_job=_running_job.get() in self._runs,
+        )
+        return await self._backend.submit(request)
+
+    def _enter(self, job_id: str) -> str:
+        """Make the context of the submitter that of the job, and return its correlation id."""
+        leave_call(self.services.host)
+        _running_job.set(job_id)
+        correlation_id = get_correlation_id()
+        if correlation_id is None:
+            set_correlation_id(job_id)
+            return job_id
+        return correlation_id
+
+    @property
+    def _is_rehearsal(self) -> bool:
+        host = self.services.host
+        return host is not None and host.dry_run
+
+    def _refuse_inside_job(self, call: str) -> None:
+        if _running_job.get() in self._runs:
+            raise LifecycleError(f"a job that calls {call} would wait for itself: call it outside of jobs")
+
+    # ---- running
+
+    async def _start(self) -> None:
+        from anyio import CapacityLimiter
+
+        self._threads = CapacityLimiter(self._settings.concurrency)
+        self._prefix = self._prefix or f"{self.services.clock.random_hex(8)}-"
+        self._backend.open(self.services.clock)
+        _ = self.spawn(self._give_out(self._threads), name="give out jobs")
+        if not self._is_rehearsal:
+            for schedule in self._schedules.values():
+                context = copy_context()
+                context.run(leave_call, self.services.host)
+                context.run(set_correlation_id, None)  # every job of it gets one of its own
+                kept = schedule.keep(self.services.clock, self._submit_scheduled, self._tell)
+                _ = context.run(self.spawn, kept, name=f"schedule {schedule.name}")
+
+    async def _give_out(self, threads: CapacityLimiter) -> None:
+        while True:
+            while len(self._runs) >= self._settings.concurrency:
+                self._slot = asyncio.get_running_loop().create_future()
+                await self._slot
+            for claim in await self._backend.claim(self._settings.concurrency - len(self._runs)):
+                self._begin(claim, threads)
+
+    def _begin(self, claim: Claim, threads: CapacityLimiter) -> None:
+        request = claim.request
+        run = Run(claim, self._settings, self.services.clock, hurry=self._is_rehearsal)
+        self._runs[request.job_id] = run
+        run.task = request.context.run(self.spawn, self._attempt(run, threads), name=request.name)
+
+    async def _attempt(self, run: Run, threads: CapacityLimiter) -> None:
+        try:
+            outcome = await run.get_outcome(threads)
+            counts = await self._backend.finish(run.claim, outcome)
+            if counts and (outcome.error is not None or run.is_timed_out):
+                report(run, outcome, self.services.journal)
+        finally:
+            del self._runs[run.claim.request.job_id]
+            if self._slot is not None and not self._slot.done():
+                self._slot.set_result(None)
+
+    async def _wind_down(self) -> None:
+        self._backend.shut()
+        try:
+            async with asyncio.timeout(self._settings.grace_seconds):
+                await self._backend.wait_idle(delayed=False)
+        except TimeoutError:
+            pass
+        finally:
+            cancellation = await self._end_jobs()
+            await super()._wind_down()
+            if cancellation is not None:
+                raise cancellation
+
+    async def _end_jobs(self) -> asyncio.CancelledError | None:
+        """Cancel what has not ended, wait for it, and return a cancellation that came meanwhile."""
+        lost = self._backend.give_up()
+        runs = tuple(self._runs.values())
+        for run in runs:
+            run.cancel()
+        if lost or runs:
+            ids = (*(run.claim.request.job_id for run in runs), *lost)
+            self.services.journal.publish(
+                "worker.jobs_cancelled", component=self.name, level=Level.WARNING, count=len(ids), job_ids=ids
+            )
+        cancellation: asyncio.CancelledError | None = None
+        for run in runs:
+            cancellation = await outlast(run.task) or cancellation
+        return cancellation
+
+    async def _submit_scheduled(self, name: str, function: Callable[[], Any], options: JobOptions, /) -> str:
+        return await self._submit(name, function, (), {}, options)
+
+    def _tell(self, event: str, /, **fields: object) -> None:
+        level = Level.WARNING if "reason" in fields else Level.INFO
+        self.services.journal.publish(event, component=self.name, level=level, **fields)
