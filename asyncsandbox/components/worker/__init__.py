@@ -25,12 +25,11 @@ from ..._core.context import get_correlation_id, get_deadline, set_correlation_i
 from ..._core.detached import leave_call
 from ..._core.journal import Level
 from ..._core.settings import require_name
-from ..._core.tasks import outlast
 from ...errors import ConfigurationError, JobCancelledError, LifecycleError, NotStartedError
 from .backend import JobBackend, JobCounts, Outcome, Request
 from .job import JobKeywords, JobOptions, JobState, JobStatus, JobSubmitter, job, options_of
 from .memory import MemoryBackend
-from .run import Run, report
+from .runner import Runner
 from .schedule import Schedule, ScheduleKeywords
 from .settings import WhenFull, WorkerSettings
 from .trigger import make_trigger
@@ -38,9 +37,7 @@ from .trigger import make_trigger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anyio import CapacityLimiter
-
-    from .backend import Claim
+    from ..._core.context import Host
 
 __all__ = [
     "JobBackend",
@@ -114,9 +111,9 @@ class WorkerProcess(Component):
         self._settings = settings or WorkerSettings()
         self._backend: JobBackend = backend or MemoryBackend(self._settings)
         self._schedules: dict[str, Schedule] = {}
-        self._runs: dict[str, Run] = {}
-        self._slot: asyncio.Future[None] | None = None
-        self._threads: CapacityLimiter | None = None
+        self._runner: Runner | None = None
+        self._host: Host | None = None  # this and the mode are at hand for every job
+        self._is_rehearsal = False
         self._prefix = ""
         self._ids = 0
 
@@ -191,9 +188,7 @@ class WorkerProcess(Component):
             JobNotFoundError: There is no such job, or it ended too long ago.
         """
         state = await self._backend.cancel(job_id)
-        if state is JobState.RUNNING and job_id in self._runs:
-            return self._runs[job_id].cancel()
-        return state is JobState.QUEUED
+        return state is JobState.QUEUED or (self._runner is not None and self._runner.cancel(job_id))
 
     async def drain(self) -> None:
         """Wait until every job has ended, those submitted meanwhile included, also those that are delayed.
@@ -279,7 +274,8 @@ class WorkerProcess(Component):
         kwargs: dict[str, Any],
         options: JobOptions,
     ) -> str:
-        require_name("submit_job.name", name)
+        if type(name) is not str or not name:
+            require_name("submit_job.name", name)
         if not callable(function):
             raise ConfigurationError("submit_job.function", function, "give a function, and its arguments after it")
         if self._state is not ComponentState.RUNNING:
@@ -288,23 +284,23 @@ class WorkerProcess(Component):
         job_id = f"{self._prefix}{self._ids:x}"
         context = copy_context()
         request = Request(
-            job_id=job_id,
-            name=name,
-            function=function,
-            args=args,
-            kwargs=kwargs,
-            options=options,
-            delay_seconds=0.0 if self._is_rehearsal else options.delay_seconds,
-            context=context,
-            correlation_id=context.run(self._enter, job_id),
-            until=get_deadline(),
-            from_job=_running_job.get() in self._runs,
+            job_id,
+            name,
+            function,
+            args,
+            kwargs,
+            options,
+            0.0 if self._is_rehearsal else options.delay_seconds,
+            context,
+            context.run(self._enter, job_id),
+            get_deadline(),
+            self._is_inside_job(),
         )
         return await self._backend.submit(request)
 
     def _enter(self, job_id: str) -> str:
         """Make the context of the submitter that of the job, and return its correlation id."""
-        leave_call(self.services.host)
+        leave_call(self._host)
         _running_job.set(job_id)
         correlation_id = get_correlation_id()
         if correlation_id is None:
@@ -312,56 +308,30 @@ class WorkerProcess(Component):
             return job_id
         return correlation_id
 
-    @property
-    def _is_rehearsal(self) -> bool:
-        host = self.services.host
-        return host is not None and host.dry_run
+    def _is_inside_job(self) -> bool:
+        return self._runner is not None and _running_job.get() in self._runner.runs
 
     def _refuse_inside_job(self, call: str) -> None:
-        if _running_job.get() in self._runs:
+        if self._is_inside_job():
             raise LifecycleError(f"a job that calls {call} would wait for itself: call it outside of jobs")
 
     # ---- running
 
     async def _start(self) -> None:
-        from anyio import CapacityLimiter
-
-        self._threads = CapacityLimiter(self._settings.concurrency)
-        self._prefix = self._prefix or f"{self.services.clock.random_hex(8)}-"
-        self._backend.open(self.services.clock)
-        _ = self.spawn(self._give_out(self._threads), name="give out jobs")
+        services = self.services
+        self._host = services.host
+        self._is_rehearsal = services.host is not None and services.host.dry_run
+        self._prefix = self._prefix or f"{services.clock.random_hex(8)}-"
+        self._runner = Runner(self._settings, self._backend, services, hurry=self._is_rehearsal)
+        self._backend.open(services.clock)
+        _ = self.spawn(self._runner.give_out(), name="give out jobs")
         if not self._is_rehearsal:
             for schedule in self._schedules.values():
                 context = copy_context()
-                context.run(leave_call, self.services.host)
+                context.run(leave_call, self._host)
                 context.run(set_correlation_id, None)  # every job of it gets one of its own
-                kept = schedule.keep(self.services.clock, self._submit_scheduled, self._tell)
+                kept = schedule.keep(services.clock, self._submit_scheduled, self._tell)
                 _ = context.run(self.spawn, kept, name=f"schedule {schedule.name}")
-
-    async def _give_out(self, threads: CapacityLimiter) -> None:
-        while True:
-            while len(self._runs) >= self._settings.concurrency:
-                self._slot = asyncio.get_running_loop().create_future()
-                await self._slot
-            for claim in await self._backend.claim(self._settings.concurrency - len(self._runs)):
-                self._begin(claim, threads)
-
-    def _begin(self, claim: Claim, threads: CapacityLimiter) -> None:
-        request = claim.request
-        run = Run(claim, self._settings, self.services.clock, hurry=self._is_rehearsal)
-        self._runs[request.job_id] = run
-        run.task = request.context.run(self.spawn, self._attempt(run, threads), name=request.name)
-
-    async def _attempt(self, run: Run, threads: CapacityLimiter) -> None:
-        try:
-            outcome = await run.get_outcome(threads)
-            counts = await self._backend.finish(run.claim, outcome)
-            if counts and (outcome.error is not None or run.is_timed_out):
-                report(run, outcome, self.services.journal)
-        finally:
-            del self._runs[run.claim.request.job_id]
-            if self._slot is not None and not self._slot.done():
-                self._slot.set_result(None)
 
     async def _wind_down(self) -> None:
         self._backend.shut()
@@ -377,20 +347,11 @@ class WorkerProcess(Component):
                 raise cancellation
 
     async def _end_jobs(self) -> asyncio.CancelledError | None:
-        """Cancel what has not ended, wait for it, and return a cancellation that came meanwhile."""
-        lost = self._backend.give_up()
-        runs = tuple(self._runs.values())
-        for run in runs:
-            run.cancel()
-        if lost or runs:
-            ids = (*(run.claim.request.job_id for run in runs), *lost)
-            self.services.journal.publish(
-                "worker.jobs_cancelled", component=self.name, level=Level.WARNING, count=len(ids), job_ids=ids
-            )
-        cancellation: asyncio.CancelledError | None = None
-        for run in runs:
-            cancellation = await outlast(run.task) or cancellation
-        return cancellation
+        """Cancel what has not ended and wait for it; return a cancellation that came meanwhile."""
+        ids = (*(() if self._runner is None else self._runner.runs), *self._backend.give_up())
+        if ids:
+            self._tell("worker.jobs_cancelled", reason="the worker stopped", count=len(ids), job_ids=ids)
+        return None if self._runner is None else await self._runner.end_all()
 
     async def _submit_scheduled(self, name: str, function: Callable[[], Any], options: JobOptions, /) -> str:
         return await self._submit(name, function, (), {}, options)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "JobBackend", "JobCounts", "JobOptions", "JobState", "JobStatus", "Outcome", "Request"]
 
 
-class Request(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+class Request(msgspec.Struct, frozen=True, eq=False):
     """A job to be accepted.
 
     Attributes:
@@ -65,10 +65,12 @@ class Claim(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         request: What to run.
         attempt: Number of the attempt, from 1.
+        at: When it was given out, on the clock's monotonic scale.
     """
 
     request: Request
     attempt: int
+    at: float
 
 
 class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):

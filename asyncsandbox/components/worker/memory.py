@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
+from contextvars import Context
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..._core.clock import SystemClock
 from ...errors import JobNotFoundError, NotStartedError, QueueFullError
-from .backend import Claim, JobCounts, Outcome
-from .job import JobState, JobStatus, describe
+from .backend import Claim, JobCounts, Outcome, Request
+from .job import DEFAULT_OPTIONS, JobState, JobStatus, describe
+from .ready import ReadyQueue
 from .settings import WhenFull, WorkerSettings
 
 if TYPE_CHECKING:
     from ..._core.clock import Clock
-    from .backend import Request
 
 __all__ = ["MemoryBackend", "WorkerSettings"]
 
+_NONE_YET = Outcome(state=JobState.QUEUED)
 _QUEUED, _RUNNING, _CANCELLED = JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED
+_SLACK = 64
 
 
 class MemoryBackend:
@@ -40,14 +46,17 @@ class MemoryBackend:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._clock: Clock = SystemClock()
+        self._now = self._clock.monotonic
         self._is_open = False
         self._numbers = 0
         self._jobs: dict[str, _Job] = {}
         self._by_key: dict[tuple[str, str], _Job] = {}  # those that have not ended
-        self._ready: list[_Entry] = []
-        self._later: list[_Entry] = []
+        self._ready: ReadyQueue[_Job] = ReadyQueue()
+        self._later: list[tuple[float, int, _Job]] = []
         self._kept: deque[_Job] = deque()  # ended, the oldest first
-        self._counts = dict.fromkeys(JobState, 0)
+        self._queued = 0
+        self._running = 0
+        self._ended = {state: 0 for state in JobState if state.has_ended}
         self._submitters: deque[asyncio.Future[None]] = deque()
         self._work: asyncio.Future[None] | None = None
         self._idle: list[asyncio.Future[None]] = []
@@ -55,6 +64,7 @@ class MemoryBackend:
     def open(self, clock: Clock) -> None:
         """Accept jobs from now on."""
         self._clock = clock
+        self._now = clock.monotonic
         self._is_open = True
 
     def shut(self) -> None:
@@ -65,12 +75,10 @@ class MemoryBackend:
 
     def give_up(self) -> tuple[str, ...]:
         """Cancel every job that has not begun or is between two attempts, and return their ids."""
-        entries = sorted((*self._ready, *self._later), key=lambda entry: entry[1])
-        waiting = [job for _, _, job in entries if job.state is _QUEUED]
+        waiting = [job for job in self._jobs.values() if job.state is _QUEUED]
         for job in waiting:
             self._end(job, Outcome(state=_CANCELLED))
-        self._ready.clear()
-        self._later.clear()
+        self._sweep()
         self._tell_idle()
         return tuple(job.job_id for job in waiting)
 
@@ -98,15 +106,18 @@ class MemoryBackend:
         while not self._has_ready():
             await self._wait_for_work()
         claims: list[Claim] = []
-        now = self._now()
-        while len(claims) < most and self._has_ready():
-            job = heapq.heappop(self._ready)[2]
-            self._move(job, _RUNNING)
-            job.attempt += 1
-            job.started = now
-            if job.request is not None:  # as in every job that has not ended
-                claims.append(Claim(job.request, job.attempt))
-        self._admit_next()
+        now, ready = self._now(), self._ready
+        while ready and len(claims) < most:
+            job = ready.pop()
+            if job.state is _QUEUED:
+                job.state = _RUNNING
+                job.attempt += 1
+                job.started = now
+                claims.append(Claim(job.request, job.attempt, now))
+        self._queued -= len(claims)
+        self._running += len(claims)
+        if self._submitters:
+            self._admit_next()
         return claims
 
     async def finish(self, claim: Claim, outcome: Outcome) -> bool:
@@ -117,10 +128,13 @@ class MemoryBackend:
         if outcome.retry_in_seconds is None:
             self._end(job, outcome)
         else:
-            self._move(job, _QUEUED)
+            job.state = _QUEUED
             job.outcome = outcome
-            self._enqueue(job, outcome.retry_in_seconds)
-        self._tell_idle()
+            self._running -= 1
+            self._queued += 1
+            self._enqueue(job, self._now(), outcome.retry_in_seconds)
+        if self._idle:
+            self._tell_idle()
         return True
 
     async def cancel(self, job_id: str) -> JobState:
@@ -153,7 +167,7 @@ class MemoryBackend:
     async def wait(self, job_id: str) -> tuple[str, Outcome]:
         """Wait until a job has ended, and return its name and what came of it."""
         job = self._find(job_id)
-        if not job.state.has_ended:
+        if job.ended == math.inf:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             job.waiters = (*job.waiters, waiter)
             try:
@@ -164,19 +178,20 @@ class MemoryBackend:
 
     async def wait_idle(self, *, delayed: bool) -> None:
         """Wait until no job runs and none may begin; with ``delayed`` also none later."""
-        while self._counts[_RUNNING] or (self._counts[_QUEUED] if delayed else self._has_ready()):
+        while self._running or (self._queued if delayed else self._has_ready()):
             waiter = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)
             await waiter
 
     def get_counts(self) -> JobCounts:
         """Return how many jobs stand where."""
-        return JobCounts(**{state.value: count for state, count in self._counts.items()})
+        ended = {state.value: count for state, count in self._ended.items()}
+        return JobCounts(queued=self._queued, running=self._running, **ended)
 
     # ---- accepting
 
     def _is_full(self) -> bool:
-        return self._counts[_QUEUED] >= self._settings.max_queued
+        return self._queued >= self._settings.max_queued
 
     def _find_twin(self, request: Request) -> _Job | None:
         key = request.options.unique_key
@@ -184,7 +199,7 @@ class MemoryBackend:
 
     async def _wait_for_room(self, request: Request) -> None:
         if self._settings.when_full is WhenFull.REFUSE:
-            raise QueueFullError(request.name, self._counts[_QUEUED])
+            raise QueueFullError(request.name, self._queued)
         left = None if request.until is None else max(0.0, request.until - self._now())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._submitters.append(turn)
@@ -195,7 +210,7 @@ class MemoryBackend:
             self._submitters.remove(turn)
             self._admit_next()  # it may have been this one's turn
             if isinstance(error, TimeoutError):
-                raise QueueFullError(request.name, self._counts[_QUEUED]) from None
+                raise QueueFullError(request.name, self._queued) from None
             raise
         self._submitters.remove(turn)
 
@@ -205,22 +220,30 @@ class MemoryBackend:
 
     def _accept(self, request: Request) -> None:
         self._numbers += 1
-        job = _Job(request, self._numbers, self._now())
-        self._jobs[request.job_id] = job
-        key = request.options.unique_key
-        if key is not None:
-            self._by_key[request.name, key] = job
-        self._counts[_QUEUED] += 1
-        self._enqueue(job, request.delay_seconds)
+        options, now = request.options, self._now()
+        job = self._jobs[request.job_id] = _Job(
+            request.job_id,
+            request.name,
+            request.correlation_id,
+            options.priority,
+            options.unique_key,
+            self._numbers,
+            now,
+            request,
+        )
+        if options.unique_key is not None:
+            self._by_key[request.name, options.unique_key] = job
+        self._queued += 1
+        self._enqueue(job, now, request.delay_seconds)
         self._admit_next()
 
     # ---- giving out
 
-    def _enqueue(self, job: _Job, delay_seconds: float) -> None:
+    def _enqueue(self, job: _Job, now: float, delay_seconds: float) -> None:
         if delay_seconds:
-            heapq.heappush(self._later, (self._now() + delay_seconds, job.number, job))
+            heapq.heappush(self._later, (now + delay_seconds, job.number, job))
         else:
-            heapq.heappush(self._ready, (-job.priority, job.number, job))
+            self._ready.push(job.priority, job.number, job)
         if self._work is not None:
             _settle(self._work)
 
@@ -230,10 +253,12 @@ class MemoryBackend:
             now = self._now()
             while later and (later[0][0] <= now or later[0][2].state is not _QUEUED):
                 job = heapq.heappop(later)[2]
-                heapq.heappush(ready, (-job.priority, job.number, job))
-        while ready and ready[0][2].state is not _QUEUED:
-            heapq.heappop(ready)
-        return bool(ready)
+                ready.push(job.priority, job.number, job)
+        while ready:
+            if ready.peek().state is _QUEUED:
+                return True
+            ready.pop()
+        return False
 
     async def _wait_for_work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -248,23 +273,23 @@ class MemoryBackend:
 
     def _sweep(self) -> None:
         """Forget cancelled jobs that still stand in a queue, now and then, so that they cannot pile up."""
-        if len(self._ready) + len(self._later) > 2 * self._counts[_QUEUED] + 64:
-            for queue in (self._ready, self._later):
-                queue[:] = [entry for entry in queue if entry[2].state is _QUEUED]
-                heapq.heapify(queue)
+        if len(self._ready) + len(self._later) > 2 * self._queued + _SLACK:
+            self._ready.keep(lambda job: job.state is _QUEUED)
+            self._later = [entry for entry in self._later if entry[2].state is _QUEUED]
+            heapq.heapify(self._later)
 
     # ---- ending and remembering
 
-    def _move(self, job: _Job, state: JobState) -> None:
-        self._counts[job.state] -= 1
-        self._counts[state] += 1
-        job.state = state
-
     def _end(self, job: _Job, outcome: Outcome) -> None:
-        self._move(job, outcome.state)
+        if job.state is _RUNNING:
+            self._running -= 1
+        else:
+            self._queued -= 1
+        job.state = outcome.state
+        self._ended[outcome.state] += 1
         job.outcome = outcome
         job.ended = now = self._now()
-        job.request = None
+        job.request = _FORGOTTEN
         if job.unique_key is not None:
             del self._by_key[job.name, job.unique_key]
         for waiter in job.waiters:
@@ -273,77 +298,51 @@ class MemoryBackend:
         self._forget_old(now)
 
     def _forget_old(self, now: float) -> None:
-        kept, most, seconds = self._kept, self._settings.keep_finished, self._settings.keep_seconds
-        while kept and (len(kept) > most or kept[0].age(now) >= seconds):
+        kept, most, since = self._kept, self._settings.keep_finished, now - self._settings.keep_seconds
+        while kept and (len(kept) > most or kept[0].ended <= since):
             del self._jobs[kept.popleft().job_id]
 
     def _find(self, job_id: str) -> _Job:
-        self._forget_old(self._now())
         job = self._jobs.get(job_id)
+        if job is not None and job.ended < math.inf:
+            self._forget_old(self._now())
+            job = self._jobs.get(job_id)
         if job is None:
             raise JobNotFoundError(job_id)
         return job
 
     def _tell_idle(self) -> None:
-        if self._idle and not self._counts[_RUNNING]:
+        if self._idle and not self._running:
             for waiter in self._idle:
                 _settle(waiter)
             self._idle.clear()
 
-    def _now(self) -> float:
-        return self._clock.monotonic()
-
     def _tell_when(self, moment: float | None) -> str:
-        if moment is None:
+        if moment is None or moment == math.inf:
             return ""
         return (self._clock.now() - timedelta(seconds=self._now() - moment)).isoformat()
 
 
-class _Job:
+_FORGOTTEN = Request("", "", print, (), {}, DEFAULT_OPTIONS, 0.0, Context(), "", None, from_job=False)
+
+
+class _Job(msgspec.Struct, eq=False):
     """One job and what became of it; its request is dropped when it has ended."""
 
-    __slots__ = (
-        "attempt",
-        "correlation_id",
-        "ended",
-        "job_id",
-        "name",
-        "number",
-        "outcome",
-        "priority",
-        "request",
-        "started",
-        "state",
-        "submitted",
-        "unique_key",
-        "waiters",
-    )
-
-    def __init__(self, request: Request, number: int, now: float) -> None:
-        self.job_id = request.job_id
-        self.name = request.name
-        self.correlation_id = request.correlation_id
-        self.priority = request.options.priority
-        self.unique_key = request.options.unique_key
-        self.request: Request | None = request
-        self.number = number
-        self.attempt = 0
-        self.state = _QUEUED
-        self.outcome = _NONE_YET
-        self.submitted = now
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.waiters: tuple[asyncio.Future[None], ...] = ()
-
-    def age(self, now: float) -> float:
-        """Return how long ago it ended."""
-        return 0.0 if self.ended is None else now - self.ended
-
-
-_Entry: TypeAlias = tuple[float, int, _Job]
-"""In order of priority or of when they may begin, and then of submission."""
-
-_NONE_YET = Outcome(state=_QUEUED)
+    job_id: str
+    name: str
+    correlation_id: str
+    priority: int
+    unique_key: str | None
+    number: int
+    submitted: float
+    request: Request
+    state: JobState = _QUEUED
+    attempt: int = 0
+    outcome: Outcome = _NONE_YET
+    started: float | None = None
+    ended: float = math.inf
+    waiters: tuple[asyncio.Future[None], ...] = ()
 
 
 def _settle(waiter: asyncio.Future[None]) -> None:

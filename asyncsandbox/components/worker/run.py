@@ -7,101 +7,48 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..._core.decorators import as_coroutine_function
-from ..._core.journal import Journal, Level
 from ..._core.tasks import outlast
 from ...errors import JobTimeoutError
 from .backend import Claim, Outcome
-from .job import JobState, describe
+from .job import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from anyio import CapacityLimiter
 
-    from ..._core.clock import Clock
-    from .settings import WorkerSettings
-
 __all__ = ["Claim", "Run"]
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """One attempt.
 
     A function that returns although it was cancelled or out of time has succeeded: its work is done, and doing it
     again would do it twice. The thread of a plain function goes on until it ends, and the attempt with it.
 
-    Args:
-        claim: What is attempted.
-        settings: The worker's.
-        clock: Chance.
-        hurry: Whether another attempt follows at once, as in a rehearsal.
-
     Attributes:
         claim: What is attempted.
-        task: Where it runs.
+        seconds: How long it may take.
+        has_begun: Whether the function was called.
+        is_over: Whether the function has ended.
         is_timed_out: Whether it took longer than it may.
+        is_unwanted: Whether somebody cancelled it.
+        task: Where it runs.
     """
 
-    __slots__ = (
-        "_clock",
-        "_has_begun",
-        "_hurry",
-        "_is_over",
-        "_is_unwanted",
-        "_seconds",
-        "_settings",
-        "claim",
-        "is_timed_out",
-        "task",
-    )
+    claim: Claim
+    seconds: float | None
+    has_begun: bool = False
+    is_over: bool = False
+    is_timed_out: bool = False
+    is_unwanted: bool = False
+    task: asyncio.Task[None] | None = None
 
-    task: asyncio.Task[None]
-
-    def __init__(self, claim: Claim, settings: WorkerSettings, clock: Clock, *, hurry: bool = False) -> None:
-        self.claim = claim
-        self._hurry = hurry
-        self.is_timed_out = False
-        self._settings = settings
-        self._clock = clock
-        seconds = claim.request.options.timeout_seconds
-        self._seconds = settings.timeout_seconds if seconds is None else seconds
-        self._has_begun = False
-        self._is_over = False
-        self._is_unwanted = False
-
-    def cancel(self) -> bool:
-        """Ask it to end; there will be no other attempt. Return whether there was still something to end."""
-        if self._is_over:
-            return False
-        self._is_unwanted = True
-        self._interrupt()
-        return True
-
-    async def get_outcome(self, threads: CapacityLimiter) -> Outcome:
-        """Run the function, once, and return what came of it.
-
-        Concurrency: in a task of its own. Cancellation: through `cancel` only, which is an outcome.
-        """
-        result: Any = None
-        error: Exception | asyncio.CancelledError | None = None
-        timer = None
-        try:
-            if self._is_unwanted:  # before its first step, when cancelling the task would lose the outcome
-                return Outcome(state=JobState.CANCELLED)
-            self._has_begun = True
-            if self._seconds is not None:
-                timer = asyncio.get_running_loop().call_later(self._seconds, self._time_out)
-            result = await self._call(threads)
-        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - it is the outcome
-            error = raised
-        finally:
-            self._is_over = True
-            if timer is not None:
-                timer.cancel()
-        return Outcome(state=JobState.SUCCEEDED, result=result) if error is None else self._judge(error)
-
-    def _call(self, threads: CapacityLimiter) -> Awaitable[Any]:
+    def call(self, threads: CapacityLimiter) -> Awaitable[Any]:
+        """Call the function, in a thread where it is a plain one."""
         request = self.claim.request
         function = request.function
         code = getattr(function, "__code__", None)
@@ -111,64 +58,48 @@ class Run:
             return awaitable
         return _call_in_thread(functools.partial(function, *request.args, **request.kwargs), threads)
 
-    def _time_out(self) -> None:
+    def cancel(self) -> bool:
+        """Ask it to end; there will be no other attempt. Return whether there was still something to end."""
+        if self.is_over:
+            return False
+        self.is_unwanted = True
+        self._interrupt()
+        return True
+
+    def time_out(self) -> None:
+        """Ask it to end, because it took too long."""
         self.is_timed_out = True
         self._interrupt()
 
     def _interrupt(self) -> None:
-        if self._has_begun:
+        # A task that is cancelled before its first step would end without an outcome.
+        if self.has_begun and self.task is not None:
             self.task.cancel()
 
-    def _judge(self, error: Exception | asyncio.CancelledError) -> Outcome:
+    def judge(self, error: Exception | asyncio.CancelledError, draw_wait: Callable[[int], float]) -> Outcome:
+        """Return what comes of an attempt that did not return.
+
+        Args:
+            error: What it raised.
+            draw_wait: Says how long to wait after that many attempts.
+        """
         request, attempt = self.claim.request, self.claim.attempt
-        if self._is_unwanted or (isinstance(error, asyncio.CancelledError) and not self.is_timed_out):
+        if self.is_unwanted or (isinstance(error, asyncio.CancelledError) and not self.is_timed_out):
             said = error if isinstance(error, Exception) else None
             return Outcome(state=JobState.CANCELLED, error=said, traceback=error.__traceback__)
-        if self.is_timed_out and self._seconds is not None:
-            late = JobTimeoutError(request.name, attempt, self._seconds)
+        if self.is_timed_out and self.seconds is not None:
+            late = JobTimeoutError(request.name, attempt, self.seconds)
             late.__cause__ = error
             error = late
         options = request.options
         state, wait = JobState.FAILED, None
         if options.max_retries and isinstance(error, options.retry_on):
             if attempt <= options.max_retries:
-                state, wait = JobState.QUEUED, self._draw_wait(attempt)
+                state, wait = JobState.QUEUED, draw_wait(attempt)
             else:
                 state = JobState.DEAD
                 error.add_note(f"job {request.name!r} ({request.job_id}) is dead after {attempt} attempts")
         return Outcome(state=state, error=error, traceback=error.__traceback__, retry_in_seconds=wait)
-
-    def _draw_wait(self, attempt: int) -> float:
-        """Draw how long to wait after a failed attempt: full jitter, so that what failed together comes back apart.
-
-        Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-        """
-        if self._hurry:
-            return 0.0
-        settings = self._settings
-        # Beyond 2 ** 60 any base is above any cap, and a float would not hold it for ever.
-        longest = min(settings.retry_cap_seconds, settings.retry_base_seconds * 2.0 ** min(attempt - 1, 60))
-        return self._clock.random() * longest
-
-
-def report(run: Run, outcome: Outcome, journal: Journal) -> None:
-    """Publish that an attempt failed or took too long."""
-    request = run.claim.request
-    fields = {"job": request.name, "job_id": request.job_id, "attempt": run.claim.attempt}
-    if run.is_timed_out:
-        state = outcome.state.value
-        journal.publish("job.timed_out", component="worker", level=Level.WARNING, state=state, **fields)
-    if outcome.error is None or outcome.state is JobState.CANCELLED:
-        return
-    wait = outcome.retry_in_seconds
-    journal.publish(
-        "job.dead" if outcome.state is JobState.DEAD else "job.failed",
-        component="worker",
-        level=Level.ERROR if wait is None else Level.WARNING,
-        error=describe(outcome.error),
-        retry_in_seconds=wait,
-        **fields,
-    )
 
 
 async def _call_in_thread(function: Callable[[], Any], threads: CapacityLimiter) -> Any:
