@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable
 
+from asyncsandbox._core.context import set_correlation_id
 from asyncsandbox.components.worker import WorkerProcess, WorkerSettings
 
 JOBS = 4000
@@ -23,6 +24,7 @@ async def work(number: int) -> int:
 
 async def ours() -> float:
     settings = WorkerSettings(concurrency=CONCURRENCY, timeout_seconds=60)
+    set_correlation_id("request-7")
     async with WorkerProcess(settings=settings) as worker:
         began = time.perf_counter()
         ids = [await worker.submit_job("work", work, number) for number in range(JOBS)]

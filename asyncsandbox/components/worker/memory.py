@@ -60,12 +60,16 @@ class MemoryBackend:
         self._submitters: deque[asyncio.Future[None]] = deque()
         self._work: asyncio.Future[None] | None = None
         self._idle: list[asyncio.Future[None]] = []
+        self._forgetting: asyncio.TimerHandle | None = None
 
     def open(self, clock: Clock) -> None:
         """Accept jobs from now on."""
         self._clock = clock
         self._now = clock.monotonic
         self._is_open = True
+        if self._forgetting is not None:  # perhaps on a loop that has ended
+            self._forgetting.cancel()
+        self._forget_old()
 
     def shut(self) -> None:
         """Accept no more; whoever waits for room is refused."""
@@ -235,7 +239,8 @@ class MemoryBackend:
             self._by_key[request.name, options.unique_key] = job
         self._queued += 1
         self._enqueue(job, now, request.delay_seconds)
-        self._admit_next()
+        if self._submitters:
+            self._admit_next()
 
     # ---- giving out
 
@@ -295,18 +300,25 @@ class MemoryBackend:
         for waiter in job.waiters:
             _settle(waiter)
         self._kept.append(job)
-        self._forget_old(now)
+        if len(self._kept) > self._settings.keep_finished:
+            del self._jobs[self._kept.popleft().job_id]
+        elif self._forgetting is None:
+            self._forget_later(now)
 
-    def _forget_old(self, now: float) -> None:
-        kept, most, since = self._kept, self._settings.keep_finished, now - self._settings.keep_seconds
-        while kept and (len(kept) > most or kept[0].ended <= since):
+    def _forget_old(self) -> None:
+        kept, now = self._kept, self._now()
+        while kept and kept[0].ended + self._settings.keep_seconds <= now:
             del self._jobs[kept.popleft().job_id]
+        self._forgetting = None
+        self._forget_later(now)
+
+    def _forget_later(self, now: float) -> None:
+        if self._kept:
+            left = self._kept[0].ended + self._settings.keep_seconds - now
+            self._forgetting = asyncio.get_running_loop().call_later(left, self._forget_old)
 
     def _find(self, job_id: str) -> _Job:
         job = self._jobs.get(job_id)
-        if job is not None and job.ended < math.inf:
-            self._forget_old(self._now())
-            job = self._jobs.get(job_id)
         if job is None:
             raise JobNotFoundError(job_id)
         return job
