@@ -13,6 +13,8 @@ from .run import Run
 from .timeouts import Timeouts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyio import CapacityLimiter
 
     from ..._core.clock import Clock
@@ -59,8 +61,7 @@ class Runner:
             while len(self.runs) >= most:
                 self._slot = loop.create_future()
                 await self._slot
-            for claim in await self._backend.claim(most - len(self.runs)):
-                self._begin(claim, loop)
+            self._begin_all(await self._backend.claim(most - len(self.runs)), loop)
 
     def cancel(self, job_id: str) -> bool:
         """Ask the attempt at a job to end; return whether there was one to end."""
@@ -77,6 +78,10 @@ class Runner:
             if run.task is not None:
                 cancellation = await outlast(run.task) or cancellation
         return cancellation
+
+    def _begin_all(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+        for claim in claims:  # not in give_out(), which would hold on to the last of them
+            self._begin(claim, loop)
 
     def _begin(self, claim: Claim, loop: asyncio.AbstractEventLoop) -> None:
         request = claim.request

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
 
 from ..._core.settings import require_name, require_number
-from ...errors import ConfigurationError, QueueFullError
+from ...errors import ConfigurationError, NotStartedError, QueueFullError
 from .job import JobOptions, name_of, options_of
 
 if TYPE_CHECKING:
@@ -97,10 +97,7 @@ class Schedule:
             require_number("max_late_seconds", self.max_late_seconds, at_least=0)
 
     async def keep(self, clock: Clock, submit: Submit, tell: Tell) -> None:
-        """Submit its jobs when they are due, as long as it may.
-
-        Raises:
-            NotStartedError: The worker stops.
+        """Submit its jobs when they are due, until the worker stops.
 
         Concurrency: in a task of its own. Cancellation: ends it.
         """
@@ -113,27 +110,26 @@ class Schedule:
             late = await self._wait_until(at, clock)
             now = self.trigger.now(clock)
             at = self.trigger.get_next(max(at, now))
-            event, fields = "schedule.skipped", {}
-            if self.max_late_seconds is not None and late > self.max_late_seconds:
-                fields["reason"] = f"{late:g} s late"
-            else:
-                job_id = await self._fire(submit)
-                if job_id is None:
-                    fields["reason"] = "the queue is full"
-                elif job_id == last_job:
-                    fields["reason"] = f"job {job_id} has not ended"
-                else:
-                    event, last_job, fields["job_id"] = "schedule.fired", job_id, job_id
+            try:
+                fields = await self._fire(submit, late, last_job)
+            except NotStartedError:
+                return
+            last_job = fields.get("job_id", last_job)
+            event = "schedule.fired" if "job_id" in fields else "schedule.skipped"
             tell(event, schedule=self.name, next_in_seconds=None if at is None else at - now, **fields)
 
-    async def _fire(self, submit: Submit) -> str | None:
+    async def _fire(self, submit: Submit, late: float, last_job: str) -> dict[str, str]:
+        """Submit a job and return its id, or the reason why there is none."""
+        if self.max_late_seconds is not None and late > self.max_late_seconds:
+            return {"reason": f"{late:g} s late"}
         options = options_of(self.function)
         if not self.overlap:
             options = replace(options, unique_key=self.name)
         try:
-            return await submit(self.name, self.function, options)
+            job_id = await submit(self.name, self.function, options)
         except QueueFullError:
-            return None
+            return {"reason": "the queue is full"}
+        return {"reason": f"job {job_id} has not ended"} if job_id == last_job else {"job_id": job_id}
 
     async def _wait_until(self, at: float, clock: Clock) -> float:
         """Wait until a moment has come, and return how many seconds too late it is."""

@@ -62,7 +62,7 @@ class Timeouts:
         if not lane.alive:
             # Its timer stays for the next one of this length, unless there are too many lengths.
             lane.runs.clear()
-            if len(self._lanes) > _MOST_LANES:
+            if lane.timer is None or len(self._lanes) > _MOST_LANES:
                 self._drop(lane)
 
     def _look(self, lane: _Lane) -> None:
