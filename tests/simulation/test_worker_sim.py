@@ -18,7 +18,7 @@ LOSSES = {
     "stops_after": st.sampled_from([0.0, 0.1, 0.3, 2.0]),
 }
 KEYS = {"takes": st.sampled_from([0.0, 0.2])}
-ROOM = {"leaves": st.sets(st.integers(0, 4))}
+ROOM = {"leaves": st.sets(st.integers(0, 4)), "steps": st.integers(0, 6)}
 TIMES = {"takes": st.sampled_from([0.1, 0.5, 3.0])}
 plain = settings(database=None, deadline=None)
 
@@ -26,8 +26,8 @@ plain = settings(database=None, deadline=None)
 class Factory:
     """A worker with two places, and what its jobs did."""
 
-    def __init__(self, **more: object) -> None:
-        self.worker = WorkerProcess(settings=WorkerSettings(concurrency=2, **more))  # type: ignore[arg-type]
+    def __init__(self, concurrency: int = 2, **more: object) -> None:
+        self.worker = WorkerProcess(settings=WorkerSettings(concurrency=concurrency, **more))  # type: ignore[arg-type]
         self.begun: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()
         self.known: dict[int, str] = {}
@@ -110,8 +110,8 @@ async def test_one_key_runs_once_at_a_time_and_everybody_gets_its_result(sim: Si
 
 @settings(plain, max_examples=40)
 @simulate(PAUSES, **ROOM)
-async def test_submitters_are_let_in_in_the_order_they_came(sim: Simulation, leaves: set[int]) -> None:
-    factory = Factory(max_queued=1)
+async def test_submitters_are_let_in_in_the_order_they_came(sim: Simulation, leaves: set[int], steps: int) -> None:
+    factory = Factory(concurrency=1, max_queued=1)
     worker = factory.worker
     accepted: list[int] = []
     came: list[int] = []
@@ -124,9 +124,11 @@ async def test_submitters_are_let_in_in_the_order_they_came(sim: Simulation, lea
     sim.always(lambda: worker.get_status().jobs.queued <= 1, "no more in the queue than there is room for")
     async with worker:
         tasks = [asyncio.create_task(submit(number)) for number in range(8)]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)  # when the first job ends and makes room
+        for _ in range(steps):
+            await asyncio.sleep(0)
         for number in sorted(leaves):
-            tasks[number + 3].cancel()
+            tasks[number + 2].cancel()
         await asyncio.wait(tasks)
         await worker.drain()
     assert accepted == [number for number in came if number in factory.known]
@@ -160,8 +162,7 @@ async def test_a_cancelled_job_is_over_for_whoever_waits(sim: Simulation) -> Non
         await asyncio.gather(*(factory.submit(number) for number in range(4)))
         waiting = asyncio.create_task(worker.get_result(factory.known[3]))
         await asyncio.sleep(0)
-        for number in (0, 3):
-            await worker.cancel(factory.known[number])
+        cancelled = {number for number in (0, 3) if await worker.cancel(factory.known[number])}
         try:
             assert await waiting == 3
         except JobCancelledError:
@@ -169,6 +170,7 @@ async def test_a_cancelled_job_is_over_for_whoever_waits(sim: Simulation) -> Non
         await worker.drain()
         states = [(await worker.get_job_status(factory.known[number])).state for number in range(4)]
         assert [state.has_ended for state in states] == [True] * 4
+        assert {n for n, state in enumerate(states) if state is JobState.CANCELLED} == cancelled
         assert {n for n, state in enumerate(states) if state is JobState.SUCCEEDED} == set(factory.ended)
 
 

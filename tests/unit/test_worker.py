@@ -1367,6 +1367,10 @@ EXAMPLES = (
         test_drain_waits_for_what_jobs_submit_too,
     ),
     (
+        Mutant("jobs outlive the worker", "", Runner.end_all, "run.cancel()", "pass"),
+        test_stop_reports_what_it_cancelled,
+    ),
+    (
         Mutant("not reported", "", WorkerProcess._end_jobs, "if ids:", "if False:"),
         test_stop_reports_what_it_cancelled,
     ),
