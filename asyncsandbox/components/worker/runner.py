@@ -74,9 +74,8 @@ class Runner:
         for run in runs:
             run.cancel()
         cancellation: asyncio.CancelledError | None = None
-        for run in runs:
-            if run.task is not None:
-                cancellation = await outlast(run.task) or cancellation
+        for task in [run.task for run in runs if run.task is not None]:
+            cancellation = await outlast(task) or cancellation
         return cancellation
 
     def _begin_all(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:

@@ -76,7 +76,7 @@ class Cron:
 
         try:
             self._zone = ZoneInfo(timezone)
-        except (KeyError, TypeError, ValueError):  # what it raises where there is no such zone
+        except (KeyError, OSError, TypeError, ValueError):  # what it raises where there is no such zone
             allowed = "give the name of a time zone such as 'Europe/Riga', or install tzdata"
             raise ConfigurationError("timezone", timezone, allowed) from None
         self._line = line
