@@ -6,6 +6,7 @@ Ours has what its docs promise of every job: status, id, correlation id and a ti
 import asyncio
 import gc
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 
 from asyncsandbox._core.context import set_correlation_id
@@ -72,6 +73,26 @@ async def aiojobs() -> float:
     return took
 
 
+async def aiojobs_and_more() -> float:
+    """What one adds to aiojobs for the same: an id, a timeout for the job itself, results to be asked for by id."""
+    from aiojobs import Scheduler
+
+    async def within(number: int) -> int:
+        async with asyncio.timeout(60):
+            return await work(number)
+
+    scheduler = Scheduler(limit=CONCURRENCY, pending_limit=0)
+    began = time.perf_counter()
+    jobs = {}
+    for number in range(JOBS):
+        jobs[uuid.uuid4().hex] = await scheduler.spawn(within(number))
+    for job in jobs.values():
+        await job.wait()
+    took = time.perf_counter() - began
+    await scheduler.close()
+    return took
+
+
 async def taskiq() -> float:
     from taskiq import InMemoryBroker
 
@@ -109,13 +130,15 @@ def best_of(contenders: dict[str, Contender]) -> dict[str, float]:
 def run() -> list[tuple[str, float, str]]:
     """Return label, ratio and goal of each measurement; a ratio of 2 to a peer is twice as many jobs per second."""
     there: dict[str, Contender] = {"ours": ours, "queue": floor, "task each": task_each}
-    there |= {name: peer for name, peer in (("aiojobs", aiojobs), ("taskiq", taskiq)) if is_there(peer)}
+    peers = {"aiojobs": aiojobs, "aiojobs with ids and timeouts": aiojobs_and_more, "taskiq": taskiq}
+    there |= {name: peer for name, peer in peers.items() if is_there(peer)}
     took = best_of(there)
     rows = [
         (f"jobs per second, x {name}", took[name] / took["ours"], goal)
-        for name, goal in (("aiojobs", ">= 1"), ("taskiq", ">= 6"))
+        for name, goal in (("aiojobs", ">= 1"), ("aiojobs with ids and timeouts", "peer"), ("taskiq", ">= 6"))
         if name in took
     ]
+    rows += [(f"{name}: not installed", 0, "peer") for name in peers if name not in took]
     rows += [
         ("jobs per second, x a bare queue of consumers", took["queue"] / took["ours"], "peer"),
         ("jobs per second, x a task each", took["task each"] / took["ours"], "peer"),

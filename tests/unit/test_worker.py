@@ -1365,7 +1365,7 @@ EXAMPLES = (
         test_an_error_raised_while_it_is_timed_out_is_the_cause,
     ),
     (
-        Mutant("runs though cancelled", "", Runner._get_outcome, "if run.is_unwanted:", "if False:"),
+        Mutant("runs though cancelled", "", Runner._attempt, "if run.is_unwanted", "if False"),
         test_a_job_cancelled_before_its_first_step_never_runs,
     ),
     (
@@ -1377,11 +1377,11 @@ EXAMPLES = (
         test_an_attempt_does_not_see_what_the_one_before_left_in_the_context,
     ),
     (
-        Mutant("job waits for itself", "", WorkerProcess._submit, "self._is_inside_job(),", "False,"),
+        Mutant("job waits for itself", "", WorkerProcess._request, "self._is_inside_job(),", "False,"),
         test_a_job_that_submits_never_waits_for_itself,
     ),
     (
-        Mutant("deadline ignored", "", WorkerProcess._submit, "get_deadline(),", "None,"),
+        Mutant("deadline ignored", "", WorkerProcess._request, "get_deadline(),", "None,"),
         test_a_submitter_waits_no_longer_than_its_deadline,
     ),
     (

@@ -137,7 +137,7 @@ class WorkerProcess(Component):
         Concurrency: first come, first served; a running job that submits is let in also where the queue is full.
         Cancellation: the job is not accepted.
         """
-        return await self._submit(name, function, args, kwargs, options_of(function))
+        return await self._backend.submit(self._request(name, function, args, kwargs, options_of(function)))
 
     def with_options(self, **options: Unpack[JobKeywords]) -> JobSubmitter:
         """Return what submits jobs that run as said, where their functions are declared otherwise.
@@ -273,7 +273,18 @@ class WorkerProcess(Component):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: JobOptions,
+        /,
     ) -> str:
+        return await self._backend.submit(self._request(name, function, args, kwargs, options))
+
+    def _request(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: JobOptions,
+    ) -> Request:
         if type(name) is not str or not name:
             require_name("submit_job.name", name)
         if not callable(function):
@@ -283,7 +294,7 @@ class WorkerProcess(Component):
         self._ids += 1
         job_id = f"{self._prefix}{self._ids:x}"
         context = copy_context()
-        request = Request(
+        return Request(
             job_id,
             name,
             function,
@@ -296,7 +307,6 @@ class WorkerProcess(Component):
             get_deadline(),
             self._is_inside_job(),
         )
-        return await self._backend.submit(request)
 
     def _enter(self, job_id: str) -> str:
         """Make the context of the submitter that of the job, and return its correlation id."""

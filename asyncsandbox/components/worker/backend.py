@@ -73,7 +73,7 @@ class Claim(msgspec.Struct, frozen=True, eq=False):
     at: float
 
 
-class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+class Outcome(msgspec.Struct, frozen=True, eq=False):
     """What came of an attempt.
 
     Attributes:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Level", "Runner"]
 
+_NEVER_RAN = Outcome(JobState.CANCELLED)
+
 
 class Runner:
     """The attempts that are under way.
@@ -94,7 +96,7 @@ class Runner:
 
     async def _attempt(self, run: Run) -> None:
         try:
-            outcome = await self._get_outcome(run)
+            outcome = _NEVER_RAN if run.is_unwanted else await self._get_outcome(run)
             if await self._backend.finish(run.claim, outcome) and (outcome.error is not None or run.is_timed_out):
                 self._report(run, outcome)
         finally:
@@ -105,14 +107,11 @@ class Runner:
                 self._slot = None
 
     async def _get_outcome(self, run: Run) -> Outcome:
-        if run.is_unwanted:
-            run.is_over = True
-            return Outcome(state=JobState.CANCELLED)
         run.has_begun = True
         if run.seconds is not None:
             self._timeouts.begin(run, run.claim.at, run.seconds)
         try:
-            return Outcome(state=JobState.SUCCEEDED, result=await run.call(self._threads))
+            return Outcome(JobState.SUCCEEDED, await run.call(self._threads))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the outcome
             return run.judge(error, self._draw_wait)
         finally:
