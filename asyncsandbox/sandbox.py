@@ -36,6 +36,7 @@ from .components.idempotency import IdempotencyManager, IdempotencySettings
 from .components.logs import LogSettings, StructuredLogger
 from .components.readiness import ReadinessSettings, SandboxReadinessChecker
 from .components.retry import RetryBackoffManager, RetrySettings
+from .components.worker import WorkerProcess, WorkerSettings
 from .errors import LifecycleError, NoSandboxError
 from .rehearsal import EntryPoint, Plan, entry_point, make_plan
 
@@ -59,6 +60,7 @@ _SETTINGS: dict[str, type] = {
     "logger": LogSettings,
     "readiness": ReadinessSettings,
     "retry": RetrySettings,
+    "worker": WorkerSettings,
 }
 _OPTIONS: dict[str, Any] = {
     "dry_run": bool,
@@ -116,6 +118,7 @@ class Sandbox:
         logger: Settings of the logger.
         readiness: Settings of the readiness checker.
         retry: Settings of retries that bring none of their own.
+        worker: Settings of background jobs.
 
     Raises:
         ConfigurationError: Something above is not usable; nothing was started.
@@ -144,6 +147,7 @@ class Sandbox:
         logger: LogSettings | None = None,
         readiness: ReadinessSettings | None = None,
         retry: RetrySettings | None = None,
+        worker: WorkerSettings | None = None,
     ) -> None:
         require_name("namespace", namespace)
         require_number("shutdown_seconds", shutdown_seconds, at_least=0)
@@ -158,10 +162,11 @@ class Sandbox:
         self.retry = RetryBackoffManager(settings=retry)
         self.governor = GovernorEnforcer(settings=governor)
         self.idempotency_manager = IdempotencyManager(settings=idempotency_manager)
+        self.worker = WorkerProcess(settings=worker)
         self.readiness = SandboxReadinessChecker(settings=readiness)
         watching = (self.logger, self.alerts)  # first, so that they hear of all the others
         at_work = (self.dry_run_lock, self.database, self.retry, self.governor, self.idempotency_manager)
-        self._components = start_order((*watching, *at_work, *extra, self.readiness))
+        self._components = start_order((*watching, *at_work, *extra, self.worker, self.readiness))
         clock = clock or SystemClock()
         self._runtime = Runtime(
             gate=self.dry_run_lock,
@@ -242,7 +247,9 @@ class Sandbox:
             return self
 
     async def cleanup(self) -> None:
-        """Refuse new actions, let running ones end, stop every component in reverse; does nothing where it has stopped.
+        """Let jobs end, refuse new actions, let running ones end, stop every component in reverse.
+
+        Does nothing where it has stopped.
 
         Raises:
             ComponentStopError: A component did not stop cleanly; the others were stopped all the same.
@@ -254,9 +261,9 @@ class Sandbox:
                 self._state = ComponentState.STOPPED
                 return
             self._state = ComponentState.STOPPING
-            unregister_host(self._runtime)
             try:
-                await stop_all(self._components, before=lambda: self._runtime.drain(self._shutdown_seconds))
+                # Jobs may call actions, and actions may use any other component.
+                await stop_all(self._components, first=self.worker, then=self._end_actions)
             finally:
                 self._state = ComponentState.STOPPED
 
@@ -284,7 +291,7 @@ class Sandbox:
         return self._services.ledger.get_records(name=name, key=key, state=state)
 
     async def rehearse(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Plan:
-        """Run your program as a rehearsal and return its plan.
+        """Run your program and the jobs it submits as a rehearsal, and return the plan.
 
         Args:
             function: A function or coroutine function; it gets this sandbox if it has a parameter named ``sandbox``.
@@ -306,7 +313,7 @@ class Sandbox:
         return await self.make_plan(entry=entry)
 
     async def make_plan(self, *, entry: EntryPoint | None = None) -> Plan:
-        """Return the plan of everything held back since the sandbox started.
+        """Let the jobs end, and return the plan of everything held back since the sandbox started.
 
         Args:
             entry: What was rehearsed, for the plan to tell.
@@ -317,6 +324,7 @@ class Sandbox:
         Concurrency: at any time. Cancellation: nothing is left behind.
         """
         self._require_rehearsal()
+        await self.worker.drain()
         return await make_plan(self._runtime, rows=await self.database.get_row_changes(), entry=entry)
 
     def saga(self, name: str) -> Saga:
@@ -349,6 +357,10 @@ class Sandbox:
     ) -> None:
         self._bindings.close()
         await self.cleanup()
+
+    async def _end_actions(self) -> None:
+        unregister_host(self._runtime)
+        await self._runtime.drain(self._shutdown_seconds)
 
     def _require_rehearsal(self) -> None:
         if not self.dry_run:

@@ -67,36 +67,45 @@ async def start_component(component: Component, services: Services) -> None:
 
 
 async def stop_all(
-    components: Iterable[Component], *, before: Callable[[], Coroutine[Any, Any, None]] | None = None
+    components: Iterable[Component],
+    *,
+    first: Component | None = None,
+    then: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Stop components in reverse, all of them whatever happens, also when the caller is cancelled meanwhile.
 
     Args:
         components: In the order they started.
-        before: Called first; it must end before the first of them stops.
+        first: The one to stop before ``then``.
+        then: Called after that; it must end before any other of them stops.
 
     Raises:
         ComponentStopError: One did not stop cleanly; notes name any further ones.
     """
+    failed: list[tuple[str, Exception]] = []
+
+    async def stop_one(component: Component) -> None:
+        try:
+            await component.stop()
+        except Exception as error:  # noqa: BLE001 - the others must be stopped all the same
+            failed.append((component.name, error))
 
     async def stop() -> None:
-        if before is not None:
-            await before()
-        failed: ComponentStopError | None = None
+        if first is not None:
+            await stop_one(first)
+        if then is not None:
+            await then()
         for component in reversed(tuple(components)):
-            try:
-                await component.stop()
-            except Exception as error:  # noqa: BLE001 - the others must be stopped all the same
-                if failed is None:
-                    failed = ComponentStopError(component.name)
-                    failed.__cause__ = error
-                else:
-                    failed.add_note(f"component {component.name!r} did not stop cleanly either: {error!r}")
-        if failed is not None:
-            raise failed
+            await stop_one(component)
 
     stopping = asyncio.get_running_loop().create_task(stop(), name="stop sandbox")
     cancellation = await outlast(stopping)
     stopping.result()
+    if failed:
+        (name, cause), *others = failed
+        error = ComponentStopError(name)
+        for other, another in others:
+            error.add_note(f"component {other!r} did not stop cleanly either: {another!r}")
+        raise error from cause
     if cancellation is not None:
         raise cancellation

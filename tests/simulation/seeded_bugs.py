@@ -275,8 +275,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "stop ends at failure",
         "stop",
         stop_all,
-        "                if failed is None:\n",
-        "                if failed is None:\n                    break\n",
+        "            await stop_one(component)\n",
+        "            await component.stop()\n",
     ),
     Mutant(
         "stop dies with caller",
@@ -285,8 +285,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "cancellation = await outlast(stopping)",
         "cancellation = await stopping",
     ),
-    Mutant("actions not drained", "stop", stop_all, "await before", "before.close()"),
-    Mutant("new actions while stopping", "stop", Sandbox.cleanup, "            unregister_host(self._runtime)\n", ""),
+    Mutant(
+        "actions not drained", "stop", Sandbox._end_actions, "await self._runtime.drain(self._shutdown_seconds)", "pass"
+    ),
+    Mutant("new actions while stopping", "stop", Sandbox._end_actions, "unregister_host(self._runtime)", "pass"),
     Mutant("failed start leaves parts", "start", Sandbox.initialize, "                await stop_all(started)\n", ""),
     Mutant(
         "failed start stays registered",

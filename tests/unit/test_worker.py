@@ -960,16 +960,31 @@ async def flaky(address: str, calls: list[int]) -> None:
 
 
 async def test_jobs_of_a_rehearsal_belong_to_it() -> None:
-    worker = WorkerProcess()
     fired = []
-    worker.scheduled(every_seconds=0.001)(lambda: fired.append(1))
-    async with Sandbox(dry_run=True, extra=(worker,)) as sandbox:
-        await sandbox.rehearse(sign_up, worker, "ann")
-        await worker.drain()
-        plan = await sandbox.make_plan()
+    box = Sandbox(dry_run=True)
+    box.worker.scheduled(every_seconds=0.001)(lambda: fired.append(1))
+    async with box as sandbox:
+        plan = await sandbox.rehearse(sign_up, box.worker, "ann")
         assert sorted(action.key for action in plan.actions) == ["flaky ann", "remind ann", "welcome ann"]
     assert SENT == []
     assert fired == []
+
+
+async def test_a_job_may_call_actions_while_the_sandbox_stops() -> None:
+    sent = []
+
+    @irreversible("mail.goodbye", key=lambda to: to)
+    async def goodbye(to: str) -> None:
+        sent.append(to)
+
+    async def job() -> None:
+        await asyncio.sleep(0.01)
+        await goodbye("ann")
+
+    async with Sandbox(dry_run=False) as sandbox:
+        await sandbox.worker.submit_job("goodbye", job)
+    assert sent == ["ann"]
+    assert [record.state.value for record in sandbox.get_actions()] == ["done"]
 
 
 # ---------------------------------------------------------------- status and check
