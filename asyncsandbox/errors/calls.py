@@ -18,7 +18,8 @@ class LimitExceededError(SandboxError):
     Attributes:
         resource: Name of the limit.
         reason: Why; where waiting does not help, with what to do instead.
-        retry_after_seconds: When it would be admitted, from now, if nobody else comes; None for never.
+        retry_after_seconds: When it would be admitted, from now, if nobody else comes; None where waiting is not known
+            to help.
     """
 
     def __init__(self, resource: str, reason: str, retry_after_seconds: float | None = None) -> None:

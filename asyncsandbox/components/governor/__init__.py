@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping  # noqa: TC003 - settings read from the environment look up their annotations
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from ..._core.clock import quick_monotonic
 from ..._core.component import Component, ComponentStatus
@@ -31,9 +31,10 @@ from .forecast import get_least_seconds
 from .limits import Declared, Limit, LimitDecision, LimitStatus, parse_limits, require_cost
 from .permits import HeldPermit, PermitBlock, PermitDecorator, limit_calls
 from .rulebook import RuleBook
+from .window import ALWAYS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
 
     from ..._core.component import Services
 
@@ -192,7 +193,7 @@ class GovernorEnforcer(Component):
         """Return an ``async with`` block that waits for a permit and holds it.
 
         Where the permit cannot be had within ``timeout_seconds``, or by the deadline of the action that runs, entering
-        fails at once instead of waiting in vain.
+        fails at once instead of waiting in vain. The block may be kept and entered again, like a semaphore.
 
         Args:
             resource: Name of the limit.
@@ -231,14 +232,14 @@ class GovernorEnforcer(Component):
         if not callable(cost):
             require_cost(cost)
 
-        def take(key: Hashable, units: int) -> Awaitable[HeldPermit]:
+        def take(key: Hashable, units: int) -> Coroutine[Any, Any, HeldPermit]:
             return self._take(resource, key, units, timeout_seconds)
 
         return limit_calls(take, per, cost)
 
-    async def acquire(
+    def acquire(
         self, resource: str, *, per: Hashable = None, cost: int = 1, until: float | None = None
-    ) -> HeldPermit:
+    ) -> Coroutine[Any, Any, HeldPermit]:
         """Wait for a permit, first come first served, in a dry run too. It is to be released; `permit` does that.
 
         Args:
@@ -252,16 +253,7 @@ class GovernorEnforcer(Component):
             ConfigurationError: As for `check_limit`.
             LifecycleError: The governor was stopped meanwhile.
         """
-        book, asked = self._book, self._read()
-        rule = book.find(resource, per, cost)
-        line = book.open(rule, per, asked)
-        if (until is None or asked <= until) and line.take(asked, cost):
-            line.running += 1
-            return HeldPermit(line, asked, cost, 0.0)
-        if until is not None and (until <= asked or line.bound_behind(asked, cost) > until):
-            raise book.refuse(rule, line, cost)
-        stamp = await line.wait(asked, cost, until)
-        return HeldPermit(line, stamp, cost, stamp - asked)
+        return self._acquire(resource, per, cost, until)
 
     def forecast_seconds(self, wanted: Mapping[tuple[str, Hashable], int]) -> float:
         """Return how long it takes at least to admit so many units, from limits nobody has used yet.
@@ -338,15 +330,34 @@ class GovernorEnforcer(Component):
             remaining=remaining,
         )
 
-    def _take(self, resource: str, per: Hashable, cost: int, timeout_seconds: float | None) -> Awaitable[HeldPermit]:
+    def _take(
+        self, resource: str, per: Hashable, cost: int, timeout_seconds: float | None
+    ) -> Coroutine[Any, Any, HeldPermit]:
         host = self.services.host
         if host is not None and host.dry_run:
             return self._take_none(resource, per, cost)
-        until = get_deadline()
+        return self._acquire(resource, per, cost, get_deadline(), timeout_seconds)
+
+    async def _acquire(
+        self,
+        resource: str,
+        per: Hashable,
+        cost: int,
+        until: float | None,
+        timeout_seconds: float | None = None,
+    ) -> HeldPermit:
+        book, asked = self._book, self._read()
         if timeout_seconds is not None:
-            own = self._read() + timeout_seconds
-            until = own if until is None else min(own, until)
-        return self.acquire(resource, per=per, cost=cost, until=until)
+            until = min(asked + timeout_seconds, ALWAYS if until is None else until)
+        rule = book.find(resource, per, cost)
+        line = book.open(rule, per, asked)
+        if (until is None or asked <= until) and line.take(asked, cost):
+            line.running += 1
+            return HeldPermit(line, asked, cost, 0.0)
+        if until is not None and (until <= asked or line.bound_behind(asked, cost) > until):
+            raise book.refuse(rule, line, cost)
+        stamp = await line.wait(asked, cost, until)
+        return HeldPermit(line, stamp, cost, stamp - asked)
 
     async def _take_none(self, resource: str, per: Hashable, cost: int) -> HeldPermit:
         self._book.find(resource, per, cost)

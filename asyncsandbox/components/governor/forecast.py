@@ -24,7 +24,7 @@ def get_least_seconds(windows: Sequence[Window], units: int) -> float:
     Unit ``n`` of a window of ``N`` comes at the earliest ``window_seconds`` after unit ``n - N``.
     """
     if len(windows) == 1:
-        return ((units - 1) // windows[0].units) * windows[0].seconds
+        return max(0.0, (units - 1) // windows[0].units * windows[0].seconds)
     # One queue per window of when its last units leave, so that the next unit finds at its head when it may come.
     leaving = [(deque(repeat(0.0, window.units)), window.seconds) for window in windows if window.units < units]
     at = 0.0

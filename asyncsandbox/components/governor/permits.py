@@ -54,22 +54,24 @@ class HeldPermit:
 
 
 class PermitBlock(AbstractAsyncContextManager["Permit"]):
-    """Holds a permit for the length of an ``async with`` block."""
+    """Holds a permit for the length of an ``async with`` block; may be entered again, also at the same time."""
 
-    __slots__ = ("_permit", "_take", "_what")
+    __slots__ = ("_held", "_take", "_what")
 
     def __init__(self, take: Callable[..., Awaitable[Permit]], *what: object) -> None:
         self._take = take
         self._what = what
+        self._held: list[Permit] = []
 
     async def __aenter__(self) -> Permit:
-        permit = self._permit = await self._take(*self._what)
+        permit = await self._take(*self._what)
+        self._held.append(permit)
         return permit
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._permit.release()
+        self._held.pop().release()  # whoever's it is: they are all alike
 
 
 class PermitDecorator(Protocol):

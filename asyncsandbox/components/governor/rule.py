@@ -68,7 +68,7 @@ class Rule:
         self.quiet_until = NEVER
         self._max_keys = max_keys
         self._read = read
-        self._refuse = refuse
+        self._refuse = functools.partial(refuse, self)
         self._to_look_at: list[tuple[float, int, Line]] = []
         self._filed = 0
         self._set(limits)
@@ -89,15 +89,21 @@ class Rule:
         self._longest = self.windows[0].seconds if self.windows else 0.0
 
     def change(self, limits: tuple[Limit, ...]) -> None:
-        """Count by other limits with the same ``per`` from now on. What was admitted stays counted.
+        """Count by other limits with the same ``per`` from now on. What still counts goes on counting.
 
         Who waits goes on waiting, unless it is for more than is ever admitted now.
         """
+        now = self._read()
         self._set(limits)
+        self._to_look_at.clear()
         for line in tuple(self.lines.values()):
+            line.refresh(now)
             line.cap = self.cap
             line.set_windows(self.windows)
-            line.dismiss(functools.partial(self._refuse, self, line), above=self.most)
+            line.dismiss(functools.partial(self._refuse, line), above=self.most)
+            line.filed_at = ALWAYS
+            if self.per is not None and not line.is_used:
+                self._put_away(line, now)
 
     def is_live(self, now: float) -> bool:
         """Tell whether anything that was admitted or waits still matters."""
@@ -151,9 +157,8 @@ class Rule:
         )
 
     def _make_line(self, per: Hashable) -> Line:
-        refuse = functools.partial(self._refuse, self)
         on_unused = None if self.per is None else self._put_away
-        return Line(per, self.windows, self.cap, read=self._read, refuse=refuse, on_unused=on_unused)
+        return Line(per, self.windows, self.cap, read=self._read, refuse=self._refuse, on_unused=on_unused)
 
     def _is_live(self, line: Line, now: float) -> bool:
         line.refresh(now)

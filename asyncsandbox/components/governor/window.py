@@ -79,8 +79,8 @@ class Log:
         """Let go of the units that have left."""
         if now < self.next_leave:
             return
-        stamps, gone = self.stamps, self._gone
         self._forget(now)
+        stamps, gone = self.stamps, self._gone
         for number, (_, seconds) in enumerate(self.windows):
             while gone[number] < len(stamps) and leaves_at(stamps[gone[number]], seconds) <= now:
                 gone[number] += 1
