@@ -712,9 +712,14 @@ async def test_a_stored_result_that_cannot_be_read_here_is_not_run_again(monkeyp
 
     records = InMemoryIdempotencyRecords()
     assert await IdempotencyManager(records=records).process_idempotent("k", work) == Basket([1])
+    here, elsewhere = (IdempotencyManager(records=records) for _ in range(2))
+    assert await here.process_idempotent("k", work) == Basket([1])
     monkeypatch.setitem(globals(), "Basket", None)
-    elsewhere = IdempotencyManager(records=records)
-    for call in (elsewhere.process_idempotent("k", work), elsewhere.get_cached_result("k")):
+    for call in (
+        here.process_idempotent("k", work),
+        elsewhere.process_idempotent("k", work),
+        elsewhere.get_cached_result("k"),
+    ):
         with pytest.raises(ResultUnavailableError, match="there is no such class here"):
             await call
 
@@ -1355,6 +1360,8 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: make(release_on=("x",)), "release_on"),
     (lambda: decorate(key=lambda cart: cart), "key='cart'"),
     (lambda: decorate(key=None), "idempotent: key"),
+    (lambda: decorate(key=take), "give a plain function"),
+    (lambda: InMemoryIdempotencyRecords(max_records=0), "max_records"),
     (lambda: decorate(verify=lambda cart: cart), "verify='cart'"),
     (lambda: decorate(verify=3), "idempotent: verify"),
     (lambda: decorate(facts=lambda cart: cart), "facts='cart'"),
@@ -1601,3 +1608,18 @@ def test_a_closure_and_a_methods_object_are_not_kept_alive() -> None:
         assert Shape(func, (), {}).func is not func
     assert Shape(take, (), {}).func is take
     assert not Shape(take, ([],), {}).fits(take, ([],), {})
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start at once since Python 3.12")
+@pytest.mark.parametrize("takes", [0.0, 0.01])
+async def test_tasks_may_start_at_once(takes: float) -> None:
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    bank = Bank(make(), takes=takes)
+    callers = [asyncio.ensure_future(bank.ask()) for _ in range(3)]
+    assert await asyncio.gather(*callers) == [{"paid": None, "number": 1}] * 3
+    with pytest.raises(IdempotencyConflictError):
+        await bank.ask("k", "other")
+    caller = asyncio.ensure_future(bank.ask("left"))
+    caller.cancel()
+    await asyncio.wait((caller,))
+    assert await bank.manager.is_duplicate("left"), "it had begun"

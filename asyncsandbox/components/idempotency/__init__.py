@@ -26,12 +26,11 @@ from __future__ import annotations
 import asyncio
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from ..._core.clock import quick_monotonic
 from ..._core.codec import is_writable
 from ..._core.component import Component, ComponentState
-from ..._core.decorators import by_name
 from ..._core.must_await import MustAwait
 from ..._core.results import encode_result
 from ..._core.tasks import outlast
@@ -45,6 +44,7 @@ from .options import (
     IdempotentDecorator,
     OnUnknown,
     Policy,
+    by_arguments,
 )
 from .records import IdempotencyRecord, IdempotencyRecords, InMemoryIdempotencyRecords, Outcome, RecordState
 from .runs import Run, conflict
@@ -116,6 +116,7 @@ class IdempotencyManager(Component):
     def bind(self, services: Services) -> None:
         """Give the manager its collaborators; records of its own follow their clock, unless they are in use."""
         super().bind(services)
+        self._hits.clear()  # they expire by the former clock
         if self._has_own_records and not any(self._records.count().values()):
             self._records = InMemoryIdempotencyRecords(max_records=self._settings.max_records, clock=services.clock)
 
@@ -176,7 +177,7 @@ class IdempotencyManager(Component):
         def decorate(function: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:
             arguments = self._subjects.get(function).arguments
             policy = Policy.of(self._settings, options, arguments.names)
-            key_of = by_name(key, dict.fromkeys(arguments.names), "idempotent: key")
+            key_of = by_arguments("key", key, arguments.names)
 
             @functools.wraps(function)
             async def idempotent(*args: Any, **kwargs: Any) -> Any:
@@ -331,6 +332,7 @@ class IdempotencyManager(Component):
         return flight.outcome.take()
 
     async def _fly(self, flight: Flight) -> None:
+        flight.task = cast("asyncio.Task[None]", asyncio.current_task())  # an eager task runs before `spawn` returns it
         _inside.set((*_inside.get(), flight))
         try:
             run = Run(flight, self._records, self.services, max_result_bytes=self._settings.max_result_bytes)

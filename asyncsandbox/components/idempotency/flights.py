@@ -64,7 +64,7 @@ class Returned:
             return self._value
         if isinstance(self._stored, str):
             raise ResultUnavailableError(self._call, self._stored)
-        return self._value if self._stored.shareable else decode_result(self._stored.data)
+        return self._value if self._stored.shareable else _read(self._call, self._stored.data)
 
 
 class Raised:
@@ -93,8 +93,12 @@ def read_stored(call: str, record: IdempotencyRecord) -> Any:
     """
     if record.result is None:
         raise ResultUnavailableError(call, record.reason or "it was not stored")
+    return _read(call, record.result)
+
+
+def _read(call: str, data: bytes) -> Any:
     try:
-        return decode_result(record.result)
+        return decode_result(data)
     except ResultCodecError as error:
         raise ResultUnavailableError(call, str(error)) from error
 
@@ -121,8 +125,12 @@ class Hit(Shape):
         self.quick = self.func if stored.shareable and not call.kwargs else NOTHING
 
     def give(self) -> Any:
-        """Return the result, a fresh copy where it could be changed."""
-        return self.value if self.data is None else decode_result(self.data)
+        """Return the result, a fresh copy where it could be changed.
+
+        Raises:
+            ResultUnavailableError: It cannot be read any more.
+        """
+        return self.value if self.data is None else _read(self.fingerprint, self.data)
 
 
 class Flight:

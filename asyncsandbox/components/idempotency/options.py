@@ -28,6 +28,7 @@ __all__ = [
     "IdempotentDecorator",
     "OnUnknown",
     "Policy",
+    "by_arguments",
 ]
 
 P = ParamSpec("P")
@@ -48,7 +49,7 @@ class IdempotencySettings:
 
     Attributes:
         ttl_seconds: How long an outcome is kept, from the moment the call ended (> 0).
-        max_records: How many keys are kept in memory (>= 1).
+        max_records: How many keys are kept in memory (>= 1); where records are given, how many results are at hand.
         max_result_bytes: How large a stored result may be (>= 1); a larger one reaches only the first caller.
         release_on: Exceptions that prove that nothing happened: the key is free again and the next call runs. Any
             other is kept like a result, and raised again for the same key.
@@ -148,8 +149,8 @@ class Policy:
             ttl_seconds=ttl_seconds,
             release_on=_errors("idempotent: release_on", options.get("release_on", settings.release_on)),
             on_unknown=_choose(options, settings),
-            verify=None if verify is None else _callback("verify", verify, (*names, "idempotency_key")),
-            facts=None if facts is None else _callback("facts", facts, names),
+            verify=None if verify is None else by_arguments("verify", verify, (*names, "idempotency_key")),
+            facts=None if facts is None else by_arguments("facts", facts, names),
         )
 
 
@@ -180,7 +181,14 @@ def _errors(field: str, given: Any) -> tuple[type[Exception], ...]:
     return kinds
 
 
-def _callback(field: str, callback: Callable[..., Any], names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Any]:
+def by_arguments(
+    field: str, callback: Callable[..., Any], names: tuple[str, ...]
+) -> Callable[[Mapping[str, Any]], Any]:
+    """Let a callback be called with just the arguments it names; one that asks the outside world may take its time.
+
+    Raises:
+        ConfigurationError: It cannot be called so.
+    """
     if field == "verify" and callable(callback):
         callback = as_coroutine_function(callback)
     elif inspect.iscoroutinefunction(callback):

@@ -24,6 +24,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..._core.clock import SystemClock
+from ..._core.settings import require_number
 from ...errors import IdempotencyFullError
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ class InMemoryIdempotencyRecords:
     """
 
     def __init__(self, *, max_records: int = 100_000, clock: Clock | None = None) -> None:
+        require_number("InMemoryIdempotencyRecords.max_records", max_records, at_least=1, whole=True)
         self._max_records = max_records
         self._clock = clock or SystemClock()
         self._rows: dict[str, _Row] = {}

@@ -110,8 +110,8 @@ class Run:
     async def _succeed(self, result: object) -> Hit | None:
         call, stored = self._call, self._encode(result)
         expires_at = self._services.clock.monotonic() + call.policy.ttl_seconds
-        recorded = await self._finish(RecordState.DONE, stored)
         self._flight.outcome = Returned(result, call.label, stored)
+        recorded = await self._finish(RecordState.DONE, stored)
         return None if isinstance(stored, str) or not recorded else Hit(call, result, stored, expires_at)
 
     async def _fail(self, error: Exception) -> None:
@@ -202,8 +202,13 @@ class Run:
         return Outcome(state, result=stored.data, ttl_seconds=ttl_seconds)
 
     def _encode(self, result: object) -> StoredResult | str:
-        """Return a result in bytes, or the reason why not."""
-        return encode_within(result, self._max_result_bytes)
+        """Return a result in bytes, or the reason why that is not possible."""
+        try:
+            stored = encode_result(result)
+        except ResultCodecError as error:
+            return str(error)
+        size, most = len(stored.data), self._max_result_bytes
+        return stored if size <= most else f"its {size} bytes are more than max_result_bytes={most}"
 
     def _unknown(self, reason: str) -> IdempotencyUnknownError:
         self._publish("idempotency.unknown", reason=reason)
@@ -211,16 +216,6 @@ class Run:
 
     def _publish(self, event: str, **fields: object) -> None:
         publish(self._services, event, self._call, **fields)
-
-
-def encode_within(result: object, max_result_bytes: int) -> StoredResult | str:
-    """Return a result in bytes, or the reason why that is not possible."""
-    try:
-        stored = encode_result(result)
-    except ResultCodecError as error:
-        return str(error)
-    size = len(stored.data)
-    return stored if size <= max_result_bytes else f"its {size} bytes are more than max_result_bytes={max_result_bytes}"
 
 
 def conflict(services: Services, call: Call, first: str) -> IdempotencyConflictError:
