@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Coroutine, Hashable, Mapping, Sequence
 
 __all__ = ["UTC", "Attempt", "Permit", "PermitPort", "RetryCall", "RetryPort", "RetryRules", "datetime"]
 
@@ -65,9 +65,9 @@ class PermitPort(Protocol):
         """Tell whether a limit of this name is declared."""
         ...
 
-    async def acquire(
+    def acquire(
         self, resource: str, *, per: Hashable = None, cost: int = 1, until: float | None = None
-    ) -> Permit:
+    ) -> Coroutine[Any, Any, Permit]:
         """Wait for a permit, first come first served.
 
         Args:
