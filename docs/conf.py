@@ -20,7 +20,10 @@ napoleon_numpy_docstring = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-nitpick_ignore_regex = [("py:.*", r"(?!asyncsandbox\.(?!_)).*")]  # only our own public names must resolve
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!asyncsandbox\.(?!_)).*"),  # only our own public names must resolve
+    ("py:class", r".*\.[A-Z]"),  # and no type variables
+]
 
 
 def setup(app):

@@ -99,12 +99,13 @@ def limit_calls(
     def decorate(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
         call, arguments = as_coroutine_function(function), Arguments(function)
         get_per = None if per is None else by_name(per, arguments.names, "per")
-        get_cost = by_name(cost, arguments.names, "cost") if callable(cost) else lambda _bound: cost
+        get_cost = by_name(cost, arguments.names, "cost") if callable(cost) else None
+        units = 0 if callable(cost) else cost
 
         @functools.wraps(function)
         async def limited(*args: Any, **kwargs: Any) -> Any:
             bound = arguments.bind(args, kwargs)
-            permit = await take(get_per(bound) if get_per else None, get_cost(bound))
+            permit = await take(get_per(bound) if get_per else None, get_cost(bound) if get_cost else units)
             try:
                 return await call(*args, **kwargs)
             finally:
