@@ -9,7 +9,7 @@
 >>> by_name(lambda cart: cart, arguments.names, "key")
 Traceback (most recent call last):
     ...
-asyncsandbox.errors.ConfigurationError: key='cart' is not allowed: name parameters of the function: invoice, card
+asyncsandbox.errors...ConfigurationError: key='cart' is not allowed: name parameters of the function: invoice, card
 """
 
 from __future__ import annotations

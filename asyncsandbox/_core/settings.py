@@ -9,7 +9,7 @@
 >>> PumpSettings(litres=-1)
 Traceback (most recent call last):
     ...
-asyncsandbox.errors.ConfigurationError: PumpSettings.litres=-1 is not allowed: give a finite number > 0
+asyncsandbox.errors...ConfigurationError: PumpSettings.litres=-1 is not allowed: give a finite number > 0
 >>> settings_from_environ(PumpSettings, "SHOP_PUMP__", {"SHOP_PUMP__LITRES": "2.5"})
 PumpSettings(litres=2.5)
 """
