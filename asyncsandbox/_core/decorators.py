@@ -145,8 +145,10 @@ def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Corouti
     Concurrency: threads come from anyio's limiter. Cancellation: a thread cannot be interrupted; the await ends with
         it.
     """
+    if inspect.iscoroutinefunction(function):
+        return function
     call = getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is a coroutine function
-    if any(map(inspect.iscoroutinefunction, (function, inspect.unwrap(function), call))):
+    if any(map(inspect.iscoroutinefunction, (inspect.unwrap(function), call))):
         return function
 
     @functools.wraps(function)

@@ -229,8 +229,8 @@ class RetryBackoffManager(Component):
         return Shared(name=name, settings=settings, budget=budget, breaker=breaker, tally=self._tally, log=log)
 
     def _wrap(self, function: Any, name: str, settings: RetrySettings) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if not callable(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise ConfigurationError(f"{name}: function", function, "give a function that returns, not one that yields")
+        if not inspect.iscoroutinefunction(function):
+            _require_returning(function, name)
         shared = self._share(name, settings, self._log)
         body = Body(function)
         return self._wrap_lightly(body, shared) if settings.is_light else self._wrap_closely(body, shared)
@@ -268,3 +268,8 @@ class RetryBackoffManager(Component):
 def _name_of(function: Any) -> str:
     name = getattr(function, "__qualname__", "")
     return f"{function.__module__}.{name}" if name else ""
+
+
+def _require_returning(function: Any, name: str) -> None:
+    if not callable(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{name}: function", function, "give a function that returns, not one that yields")
