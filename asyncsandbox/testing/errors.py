@@ -75,7 +75,7 @@ class LivelockError(SimulationError):
     def __str__(self) -> str:
         return (
             f"still running after {self.steps} steps: {', '.join(self.busy)}; a loop that polls must sleep for "
-            f"longer than 0, and a program that is really this long needs a higher max_steps"
+            f"longer than 0 and come to an end, and a program that is really this long must be simulated in parts"
         )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .incarnation import incarnation_of
+
 if TYPE_CHECKING:
     from contextvars import Context
     from types import CodeType, FrameType
@@ -54,6 +56,27 @@ class SimTask(asyncio.Task[Any]):
     def is_dead(self) -> bool:
         """Whether the power of its life was cut."""
         return self.incarnation is not None and not self.incarnation.alive
+
+
+def make_task(coroutine: Any, number: int, name: object, *, context: Context, **options: Any) -> SimTask:
+    """Make a task.
+
+    Args:
+        coroutine: What it runs.
+        number: How many tasks its loop has made, this one included.
+        name: What it shall be called, or None for its coroutine's name and its number.
+        context: The context it runs in.
+        **options: As for `asyncio.Task`.
+    """
+    task = SimTask.__new__(SimTask)
+    task.number = number
+    task.context = context
+    task.incarnation = incarnation_of(context)
+    given = getattr(coroutine, "__name__", "task") if name is None else str(name)
+    task.label = f"{given}#{number}"
+    # Everything above comes first: the initialiser already puts the task into a set, by its hash.
+    SimTask.__init__(task, coroutine, name=task.label if name is None else given, context=context, **options)
+    return task
 
 
 def lane_of(handle: Any) -> object:

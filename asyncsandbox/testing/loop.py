@@ -25,7 +25,7 @@ from .ending import all_unfinished_tasks, let_go, note_unhandled, wind_down
 from .errors import DeadlockError, EscapedError, LivelockError
 from .incarnation import Graveyard, Incarnation, WeakList, current_incarnation, incarnation_of
 from .jobs import Job
-from .lanes import NOWHERE, SimTask, label_of, lane_of, name_of, place_here, place_of
+from .lanes import NOWHERE, SimTask, label_of, lane_of, make_task, name_of, place_here, place_of
 from .queues import Holds, SimHandle, SimTimer, Timers
 from .trace import StepKind, Trace, place_name
 from .walls import add_loop_walls
@@ -58,7 +58,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     Args:
         pauses: Decision points at which to pause, counted from 0.
-        max_steps: How many steps a run may take.
+        max_steps: How many steps a run may take in all.
         record: Whether the trace is kept; without it a run is faster and its trace empty.
 
     Attributes:
@@ -72,6 +72,7 @@ class SimLoop(asyncio.BaseEventLoop):
         unhandled: What nobody handled: errors in callbacks, and of tasks whose outcome nobody looked at.
         escaped: The first refusal of something real, also where the program swallowed the error.
         timers, born: The timers that are set, and the tasks it made that are still there.
+        patience: How many steps a program may take while no time passes.
     """
 
     if TYPE_CHECKING:  # of asyncio, and in no stub
@@ -96,7 +97,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.unhandled: list[dict[str, Any]] = []
         self.escaped: EscapedError | None = None
         self.timers = Timers()
-        self._max_steps = max_steps
+        self.patience = self._max_steps = self._limit = max_steps
         self._record = record
         self._log = self.trace.raw.append
         self._pauses = set(pauses)
@@ -127,6 +128,7 @@ class SimLoop(asyncio.BaseEventLoop):
             EscapedError: It reached for the real world, and swallowed the refusal.
             BaseException: Whatever the program raised.
         """
+        self._limit = min(self._max_steps, self.patience)
         try:
             result = self.run_until_complete(main)
         finally:
@@ -140,7 +142,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.ending = True
         self.heal()
         self.at_step = None
-        self._max_steps = self.steps + _ENDING_STEPS
+        self._max_steps = self._limit = self.steps + _ENDING_STEPS
         for incarnation in self._incarnations:  # an app that stopped in good order is over already
             self.power_cut(incarnation)
         try:
@@ -256,15 +258,9 @@ class SimLoop(asyncio.BaseEventLoop):
         elif factory is not None:
             self.born.append(made := super().create_task(coro, name=cast("str", name), context=context, **kwargs))
             return made
-        task = SimTask.__new__(SimTask)
         self._tasks_made += 1
-        task.number = self._tasks_made
-        task.context = context = copy_context() if context is None else context
-        task.incarnation = incarnation_of(context)
-        given = getattr(coro, "__name__", "task") if name is None else str(name)
-        task.label = f"{given}#{task.number}"
-        # Everything above comes first: the initialiser already puts the task into a set, by its hash.
-        SimTask.__init__(task, coro, loop=self, name=task.label if name is None else given, context=context, **kwargs)
+        context = copy_context() if context is None else context
+        task = make_task(coro, self._tasks_made, name, loop=self, context=context, **kwargs)
         self.born.append(task)
         if self._over or task.is_dead:
             self._graveyard.bury_task(task)
@@ -321,9 +317,10 @@ class SimLoop(asyncio.BaseEventLoop):
                 self._step(handle, point)
 
     def _step(self, handle: AnyHandle, point: int | None) -> None:
+        if self.steps >= self._limit:
+            self._ready.appendleft(handle)  # it goes on when it is cancelled
+            raise LivelockError(self.steps, self._places("at"))
         self.steps += 1
-        if self.steps > self._max_steps:
-            raise LivelockError(self._max_steps, self._places("at"))
         callback = handle._callback
         if self._record:
             owner = getattr(callback, "__self__", None)
@@ -355,6 +352,7 @@ class SimLoop(asyncio.BaseEventLoop):
             if next_at is None:
                 raise DeadlockError(self._places("waits at"))
             self._now = max(self._now, next_at)
+            self._limit = min(self._max_steps, self.steps + self.patience)
             ready.extend(timers.pop_due(self._now))
 
     def _write(self, handle: AnyHandle, kind: StepKind, point: int | None) -> None:

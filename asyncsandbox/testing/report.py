@@ -68,6 +68,11 @@ class Report:
         given = ", ".join(f"{name}={value}" for name, value in {"scenario": self.scenario, **self.inputs}.items())
         return f"@example({given})"
 
+    def tells_of(self, scenario: Scenario, error: str, inputs: Mapping[str, str], fixtures: Mapping[str, str]) -> bool:
+        """Return whether it says all there is of a failure: the same one, in the same scenario or in an empty one."""
+        same = (error, inputs, fixtures) == (self.error, self.inputs, self.fixtures)
+        return same and self.scenario in {scenario, type(scenario)()}
+
     def render(self, lines: int = _LINES) -> str:
         """Return the account for a terminal, with at most ``lines`` lines of timeline."""
         told = [self.error, self.headline, f"  scenario: {self.scenario!r}"]

@@ -28,6 +28,9 @@ Test: TypeAlias = "Callable[..., Coroutine[Any, Any, object]]"
 Runner: TypeAlias = "Callable[..., Run]"  # takes a scenario, and a loop by keyword
 T = TypeVar("T")
 
+# A test that is busy for longer while no time passes is so for ever: it must not take minutes to find that out.
+_PATIENCE = 20_000
+
 # What stands at a line of the user's code; the simulation makes the other marks.
 _PLACED = frozenset({StepKind.RUN, StepKind.PAUSED, StepKind.RESUMED})
 
@@ -90,6 +93,7 @@ def run_once(
         SystemExit: The test ended the process.
     """
     loop = SimLoop(pauses=scenario.pauses) if loop is None else loop
+    loop.patience = _PATIENCE
     error: BaseException | None = None
     entered = World() if world is None else nullcontext(world)
     with _collector_asleep(), closing(loop), entered as around, around.turn(loop):

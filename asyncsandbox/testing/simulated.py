@@ -79,6 +79,7 @@ class Simulated:
     kinds: set[str] = field(default_factory=set)
     runs: int = 0
     report: Report | None = None
+    _note: str = field(default="", init=False)
 
     @property
     def name(self) -> str:
@@ -139,9 +140,15 @@ class Simulated:
         self.fired.update(run.fired)
         if run.error is None:
             return run
-        if not isinstance(run.error, (Exception, pytest.fail.Exception)) or isinstance(
-            run.error, UnsatisfiedAssumption
-        ):
+        if not isinstance(run.error, _FAILURES) or isinstance(run.error, UnsatisfiedAssumption):
+            raise run.error
+        texts = {name: repr(value) for name, value in inputs.items() if name in self.drawn}
+        fixtures = {name: self._text(value) for name, value in inputs.items() if name in self.fixtures}
+        known = self.report
+        if known is not None and known.tells_of(scenario, _headline(run.error), texts, fixtures):
+            run.error.add_note(
+                self._note
+            )  # Hypothesis tries a failure again and again, as long as nothing else comes out
             raise run.error
         recorded, again = once(scenario), once(scenario)
         if type(recorded.error) is not type(run.error) or recorded.trace.digest() != again.trace.digest():
@@ -151,7 +158,6 @@ class Simulated:
             raise NondeterminismError(difference) from run.error
         error = recorded.error
         assert error is not None  # noqa: S101 - for type checkers: it is of the type of run.error
-        drawn = {name: value for name, value in inputs.items() if name in self.drawn}
         self.report = Report(
             test=self.name,
             scenario=scenario,
@@ -159,12 +165,13 @@ class Simulated:
             unhandled=tuple(repr(each) for each in recorded.unhandled if each is not error),
             reachable=_is_reachable(once, scenario, error),
             runs=self.runs - before,
-            inputs={name: repr(value) for name, value in drawn.items()},
-            fixtures={name: self._text(value) for name, value in inputs.items() if name in self.fixtures},
-            token=make_token(self.name, scenario, drawn),
+            inputs=texts,
+            fixtures=fixtures,
+            token=make_token(self.name, scenario, {name: inputs[name] for name in texts}),
             steps=recorded.steps,
         )
-        error.add_note(self.report.render())
+        self._note = self.report.render()
+        error.add_note(self._note)
         raise error
 
 

@@ -11,6 +11,7 @@ or place do not. It does not promise equal digests on another version of Python,
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import linecache
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ class Trace:
         return f"step {number}: {_say(_render(number, longer.raw[number]))} / the end"
 
 
+@functools.lru_cache(maxsize=4_096)
 def line_of(code: CodeType, offset: int) -> int:
     """Return the line of the instruction at ``offset``; the first line of the function before it started."""
     for start, end, line in code.co_lines():
@@ -135,6 +137,7 @@ def line_of(code: CodeType, offset: int) -> int:
     return code.co_firstlineno
 
 
+@functools.lru_cache(maxsize=4_096)
 def place_name(code: CodeType | None, offset: int) -> str:
     """Return ``file:line``, or an empty string where there is no code."""
     return "" if code is None else f"{Path(code.co_filename).name}:{line_of(code, offset)}"
