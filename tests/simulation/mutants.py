@@ -102,10 +102,10 @@ class Mutant:
     old: str
     new: str
 
-    def hunt(self, folder: Path) -> Found | None:
+    def hunt(self, checks: Mapping[str, Check], folder: Path) -> Found | None:
         """Run its check on the wrong code until it fails."""
         with self.applied():
-            return CHECKS[self.check].hunt(folder)
+            return checks[self.check].hunt(folder)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

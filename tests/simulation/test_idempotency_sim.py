@@ -39,7 +39,7 @@ from asyncsandbox.testing import (
     simulate,
 )
 
-EVERYTHING = scenarios(pauses=2, crashes=2, duplicates=1, sweep=300)
+EVERYTHING = scenarios(pauses=2, crashes=2, duplicates=1, sweep=200)
 PAUSES = scenarios(pauses=2, sweep=200)
 CRASHES = scenarios(pauses=1, crashes=3, sweep=300)
 DISTANT = {"distant": st.booleans()}

@@ -1,0 +1,20 @@
+"""Every seeded bug of the package, with the checks that must find it, by what it was seeded into."""
+
+from collections.abc import Mapping
+
+from simulation.alerts_bugs import ALERT_CHECKS, ALERT_MUTANTS
+from simulation.governor_bugs import GOVERNOR_CHECKS, GOVERNOR_MUTANTS
+from simulation.idempotency_bugs import IDEMPOTENCY_CHECKS, IDEMPOTENCY_MUTANTS
+from simulation.mutants import CHECKS, Check, Mutant
+from simulation.retry_bugs import RETRY_CHECKS, RETRY_MUTANTS
+from simulation.seeded_bugs import MUTANTS
+from simulation.worker_bugs import WORKER_CHECKS, WORKER_MUTANTS
+
+ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
+    "alerts": (ALERT_CHECKS, tuple(ALERT_MUTANTS)),
+    "core": (CHECKS, MUTANTS),
+    "governor": (GOVERNOR_CHECKS, tuple(GOVERNOR_MUTANTS)),
+    "idempotency": (IDEMPOTENCY_CHECKS, tuple(IDEMPOTENCY_MUTANTS)),
+    "retry": (RETRY_CHECKS, tuple(RETRY_MUTANTS)),
+    "worker": (WORKER_CHECKS, tuple(WORKER_MUTANTS)),
+}
