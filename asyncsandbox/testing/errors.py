@@ -103,7 +103,17 @@ class NestedWorldError(SimulationError):
         super().__init__()
 
     def __str__(self) -> str:
-        return "a simulation is already running in this process: end it first, a world cannot hold another one"
+        return (
+            "a simulation is already running in this process: end it first; inside a simulated test, call what is to "
+            "be tested and no other simulated test"
+        )
+
+
+class NestedTestExit(BaseException):
+    """Carries a `NestedWorldError` past Hypothesis, which would try the inner test hundreds of times."""
+
+    def __str__(self) -> str:
+        return str(NestedWorldError())
 
 
 class NondeterminismError(SimulationError):
@@ -146,7 +156,10 @@ class NothingToRestartError(SimulationError):
     """A power cut or a restart was asked for and no app was started."""
 
     def __str__(self) -> str:
-        return "there is no app to cut the power of: start it in the test by `app = await sim.start(factory)`"
+        return (
+            "there is no app to cut the power of: start it in the test by `app = await sim.start(factory)`, or take "
+            "crashes= out of scenarios()"
+        )
 
 
 class PromiseBrokenError(SimulationError, AssertionError):

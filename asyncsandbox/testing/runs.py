@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from hypothesis.errors import FailedHealthCheck
 
-from .errors import NestedWorldError, PromiseBrokenError
+from .errors import NestedTestExit, NestedWorldError, PromiseBrokenError
 from .lanes import is_users
 from .loop import SimLoop
 from .simulation import Simulation
@@ -117,8 +117,9 @@ def run_once(
 
 
 def _nested(error: BaseException) -> NestedWorldError | None:
-    """Say it in our words where Hypothesis noticed a simulation inside this one before it had begun."""
-    if not isinstance(error, FailedHealthCheck) or "nested_given" not in str(error):
+    """Say it in our words where a simulated test was called in this one, also where Hypothesis noticed it first."""
+    noticed = isinstance(error, FailedHealthCheck) and "nested_given" in str(error)
+    if not (noticed or isinstance(error, NestedTestExit)):
         return None
     nested = NestedWorldError()
     nested.__cause__ = error

@@ -114,6 +114,9 @@ class Scenario:
         crashes: Power cuts: the nth life of the app ends after the nth number of steps, and the app is started again.
         duplicates: Which calls from the test to the app, counted from 1, arrive twice: a double click, a resend.
         jumps: Jumps of the wall clock.
+
+    Raises:
+        ConfigurationError: One of them is not a tuple.
     """
 
     pauses: tuple[int, ...] = ()
@@ -121,6 +124,12 @@ class Scenario:
     crashes: tuple[int, ...] = ()
     duplicates: tuple[int, ...] = ()
     jumps: tuple[Jump, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in _SINGULAR:
+            value = getattr(self, name)
+            if type(value) is not tuple:
+                raise ConfigurationError(f"scenario: {name}", value, "give a tuple: `(8,)` for a single one")
 
     def __repr__(self) -> str:
         named = ((each.name, getattr(self, each.name)) for each in fields(self))

@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.strategies import SearchStrategy
 
 from ..errors import ConfigurationError
-from .errors import NondeterminismError, UncoveredError
+from .errors import NestedTestExit, NondeterminismError, UncoveredError
 from .latency import LatencyLoop
 from .loop import SimLoop
 from .replay_token import literal, make_token
@@ -43,12 +44,10 @@ from .report import Report
 from .runs import run_once
 from .scenario import Scenario, Sweep
 from .sweeping import sweep
-from .world import World
+from .world import World, is_governed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from hypothesis.strategies import SearchStrategy
 
     from .runs import Run, Runner, Test
 
@@ -144,35 +143,39 @@ class Simulated:
             raise run.error
         texts = {name: repr(value) for name, value in inputs.items() if name in self.drawn}
         fixtures = {name: self._text(value) for name, value in inputs.items() if name in self.fixtures}
+        error: BaseException = run.error
         known = self.report
-        if known is not None and known.tells_of(scenario, _headline(run.error), texts, fixtures):
-            run.error.add_note(
-                self._note
-            )  # Hypothesis tries a failure again and again, as long as nothing else comes out
-            raise run.error
-        recorded, again = once(scenario), once(scenario)
-        if type(recorded.error) is not type(run.error) or recorded.trace.digest() != again.trace.digest():
-            difference = (
-                recorded.trace.difference(again.trace) or f"the outcome: {run.error!r}, then {recorded.error!r}"
+        if known is None or not known.tells_of(scenario, _headline(error), texts, fixtures):
+            recorded = _repeat(once, scenario, error)
+            error = recorded.error or error
+            self.report = Report(
+                test=self.name,
+                scenario=scenario,
+                error=_headline(error),
+                unhandled=tuple(repr(each) for each in recorded.unhandled if each is not error),
+                reachable=_is_reachable(once, scenario, error),
+                runs=self.runs - before,
+                inputs=texts,
+                fixtures=fixtures,
+                token=make_token(self.name, scenario, {name: inputs[name] for name in texts}),
+                steps=recorded.steps,
             )
-            raise NondeterminismError(difference) from run.error
-        error = recorded.error
-        assert error is not None  # noqa: S101 - for type checkers: it is of the type of run.error
-        self.report = Report(
-            test=self.name,
-            scenario=scenario,
-            error=_headline(error),
-            unhandled=tuple(repr(each) for each in recorded.unhandled if each is not error),
-            reachable=_is_reachable(once, scenario, error),
-            runs=self.runs - before,
-            inputs=texts,
-            fixtures=fixtures,
-            token=make_token(self.name, scenario, {name: inputs[name] for name in texts}),
-            steps=recorded.steps,
-        )
-        self._note = self.report.render()
+            self._note = self.report.render()
         error.add_note(self._note)
-        raise error
+        raise error  # in one place: Hypothesis tells failures apart by where they come from
+
+
+def _repeat(once: Runner, scenario: Scenario, error: BaseException) -> Run:
+    """Run a failing scenario twice more, and return the first with its trace.
+
+    Raises:
+        NondeterminismError: One of them went differently.
+    """
+    recorded, again = once(scenario), once(scenario)
+    if type(recorded.error) is not type(error) or recorded.trace.digest() != again.trace.digest():
+        difference = recorded.trace.difference(again.trace) or f"the outcome: {error!r}, then {recorded.error!r}"
+        raise NondeterminismError(difference) from error
+    return recorded
 
 
 def simulate(
@@ -196,12 +199,20 @@ def simulate(
         A decorator. The test it gives is a plain function.
 
     Raises:
-        ConfigurationError: The function is not a coroutine function, takes no simulation, or uses the name "scenario".
+        ConfigurationError: What shall be drawn is no strategy, or the function is no coroutine function, takes no
+            simulation, takes something else than is drawn, or uses the name "scenario".
     """
+    if not isinstance(what, SearchStrategy):
+        raise ConfigurationError("simulate", what, "say what may go wrong: `@simulate(scenarios())`")
+    for name, strategy in strategies.items():
+        if not isinstance(strategy, SearchStrategy):
+            raise ConfigurationError(f"simulate: {name}", strategy, "give a strategy of Hypothesis: `st.integers()`")
 
     def decorate(function: Test) -> Callable[..., None]:
         instance, others = _parameters(function)
         names = {each.name for each in others}
+        if unknown := strategies.keys() - names:
+            raise ConfigurationError("simulate", min(unknown), "draw only what the test has a parameter for")
         simulated = Simulated(
             function=function,
             drawn=frozenset(strategies),
@@ -210,6 +221,8 @@ def simulate(
         )
 
         def test(*owner: Any, scenario: Scenario | Sweep, **inputs: Any) -> None:
+            if is_governed():
+                raise NestedTestExit
             simulated.check(scenario, inputs, owner)
 
         functools.update_wrapper(test, function)
@@ -232,10 +245,16 @@ def replay(test: Callable[..., object], scenario: Scenario, **inputs: Any) -> No
         **inputs: The drawn inputs, and fixtures where the test has some.
 
     Raises:
-        ConfigurationError: The function was not made by `simulate`.
+        ConfigurationError: The function was not made by `simulate`, or something it takes is missing or unknown.
         Exception: What the test raised, with the report attached.
     """
-    simulated_of(test).check(scenario, inputs)
+    simulated = simulated_of(test)
+    if not isinstance(scenario, Scenario):
+        raise ConfigurationError("replay: scenario", scenario, "give a Scenario, as the report shows it")
+    if wrong := inputs.keys() ^ (simulated.drawn | simulated.fixtures):
+        allowed = "give by keyword each input that is drawn and each fixture, and nothing else"
+        raise ConfigurationError("replay: inputs", min(wrong), allowed)
+    simulated.check(scenario, inputs)
 
 
 def simulated_of(test: Callable[..., object]) -> Simulated:
@@ -277,6 +296,10 @@ def _parameters(function: Any) -> tuple[list[inspect.Parameter], list[inspect.Pa
     others = parameters[len(owner) + 1 :]
     if len(parameters) == len(owner):
         raise ConfigurationError("simulate", function, "give the test a first parameter for the simulation: `sim`")
-    if any(each.name == "scenario" for each in others):
-        raise ConfigurationError("simulate", "scenario", "call the parameter something else; sim.scenario has it")
+    for each in others:
+        if each.name == "scenario":
+            raise ConfigurationError("simulate", "scenario", "call the parameter something else; sim.scenario has it")
+        if each.default is not each.empty:
+            allowed = "leave the default out: the value is drawn, or comes from a fixture"
+            raise ConfigurationError(f"simulate: {each.name}", each.default, allowed)
     return owner, [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others]

@@ -138,11 +138,12 @@ class Simulation:
             A handle on the app, whichever life it is in. Coroutine methods called on it run inside the app.
 
         Raises:
-            ConfigurationError: There is an app already.
+            ConfigurationError: There is an app already, or nothing to make one by.
             Exception: Whatever the factory raised.
         """
         if self._lives.started:
             raise ConfigurationError("sim.start", factory, "one app per simulation: have one factory make all it needs")
+        _require_function("sim.start", factory)
         await self._lives.start((lambda: factory) if is_asgi(factory) else factory)
         return Handle(self._lives)
 
@@ -164,7 +165,11 @@ class Simulation:
             action: Name of the action.
             function: Called with just those arguments of the action that it names; plain or a coroutine function.
                 What it raises, the provider has refused: the call does not count as one that happened.
+
+        Raises:
+            ConfigurationError: It is no function.
         """
+        _require_function("sim.stub", function)
         self._stubs[action] = function
 
     def always(self, holds: Callable[[], object], promise: str) -> None:
@@ -173,7 +178,11 @@ class Simulation:
         Args:
             holds: Returns whether it does. It must not wait; while the app is down it may ask it in vain.
             promise: What is promised, for the report.
+
+        Raises:
+            ConfigurationError: ``holds`` is no function.
         """
+        _require_function("sim.always", holds)
         self._always.append((holds, promise))
 
     def eventually(self, holds: Callable[[], object], promise: str, *, within_seconds: float = 60.0) -> None:
@@ -185,8 +194,9 @@ class Simulation:
             within_seconds: Virtual seconds after `heal`, or after the end of the test (> 0).
 
         Raises:
-            ConfigurationError: ``within_seconds`` is not positive.
+            ConfigurationError: ``holds`` is no function, or ``within_seconds`` not positive.
         """
+        _require_function("sim.eventually", holds)
         require_number("sim.eventually: within_seconds", within_seconds, above=0)
         self._eventually.append((holds, within_seconds, promise))
 
@@ -392,3 +402,8 @@ def _ask(holds: Callable[[], object], *, otherwise: bool) -> bool:
         return bool(holds())
     except CrashedError:
         return otherwise
+
+
+def _require_function(field: str, value: object) -> None:
+    if not callable(value):
+        raise ConfigurationError(field, value, "give a function: `lambda: ...`")

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .._core.context import Host
     from .loop import SimLoop
 
-__all__ = ["World", "world"]
+__all__ = ["World", "is_governed", "world"]
 
 EPOCH_SECONDS = 1_735_689_600  # the time of day at which every simulation begins: 2025-01-01 00:00 UTC
 _NODE = 0x5A9DB0C5AFE0  # the network address `uuid1` would otherwise read from the machine
@@ -115,6 +115,11 @@ class World:
         finally:
             self._patches.thread = None
             del core_context._hosts[loop]  # noqa: SLF001 - as above
+
+
+def is_governed() -> bool:
+    """Return whether a simulation governs this process."""
+    return _turn.locked()
 
 
 @contextmanager

@@ -120,8 +120,10 @@ def test_kinds_are_named_as_the_coverage_counters_name_them() -> None:
         lambda: fault("", OSError),
         lambda: fault("a", OSError, nth=0),
         lambda: Fault("a", "OSError"),
+        lambda: Scenario(pauses=8),
+        lambda: Scenario(faults=[LOST]),
     ],
-    ids=["pauses", "crashes", "horizon", "sweep", "faults", "action", "nth", "error"],
+    ids=["pauses", "crashes", "horizon", "sweep", "faults", "action", "nth", "error", "number", "list"],
 )
 def test_what_cannot_be_is_refused(make: Any) -> None:
     with pytest.raises(ConfigurationError):

@@ -12,9 +12,11 @@ from hypothesis.errors import FailedHealthCheck
 from asyncsandbox.errors import ConfigurationError
 from asyncsandbox.testing import (
     CrashedError,
+    LivelockError,
     NestedWorldError,
     NondeterminismError,
     NothingToRestartError,
+    PromiseBrokenError,
     Scenario,
     Simulation,
     Sweep,
@@ -331,7 +333,66 @@ def test_a_simulation_holds_no_other() -> None:
     assert isinstance(error_of(test), NestedWorldError)
 
 
+def test_a_simulated_test_called_inside_another_is_refused_at_once() -> None:
+    """Hypothesis would try the inner one a hundred times, each time the outer one is tried."""
+    tried = 0
+
+    @settings(database=None, max_examples=5)
+    @simulate(scenarios())
+    async def inner(sim: Simulation) -> None:
+        raise AssertionError
+
+    @settings(database=None, max_examples=5, phases=set(Phase) - {Phase.explain})
+    @simulate(scenarios())
+    async def test(sim: Simulation) -> None:
+        nonlocal tried
+        tried += 1
+        inner()
+
+    error = error_of(test)
+    assert isinstance(error, NestedWorldError)
+    assert "no other simulated test" in str(error)
+    assert simulated_of(inner).runs == 0
+    assert tried < 50
+
+
+def test_a_failure_that_is_known_is_not_repeated() -> None:
+    ran = 0
+
+    @settings(database=None, derandomize=True)  # with Hypothesis' explanations
+    @simulate(scenarios())
+    async def test(sim: Simulation) -> None:
+        nonlocal ran
+        ran += 1
+        raise PromiseBrokenError("it holds", "it does not")
+
+    error = error_of(test)
+    assert isinstance(error, PromiseBrokenError)
+    assert "nothing goes wrong; found in run 1" in "\n".join(error.__notes__)
+    assert ran == simulated_of(test).runs + 2, "twice more, once"
+
+
+def test_a_test_that_is_busy_for_ever_is_told_soon() -> None:
+    @settings(quiet, max_examples=1)
+    @simulate(scenarios())
+    async def test(sim: Simulation) -> None:
+        await asyncio.sleep(1)
+        while True:  # noqa: ASYNC110 - that is the point
+            await asyncio.sleep(0)
+
+    error = error_of(test)
+    assert isinstance(error, LivelockError)
+    assert 20_000 <= error.steps < 20_100
+    report = simulated_of(test).report
+    assert report is not None
+    assert report.unhandled == ()
+
+
 async def _takes_nothing() -> None:
+    pass
+
+
+async def _has_a_default(sim: Simulation, amount: int = 3) -> None:
     pass
 
 
@@ -341,12 +402,49 @@ async def _takes_a_scenario(sim: Simulation, scenario: int) -> None:
 
 @pytest.mark.parametrize(
     ("function", "remedy"),
-    [(error_of, "async def"), (_takes_nothing, "sim"), (_takes_a_scenario, "something else")],
-    ids=["plain", "nothing", "scenario"],
+    [
+        (error_of, "async def"),
+        (_takes_nothing, "sim"),
+        (_takes_a_scenario, "something else"),
+        (_has_a_default, "leave the default out"),
+    ],
+    ids=["plain", "nothing", "scenario", "default"],
 )
 def test_what_cannot_be_simulated_is_refused(function: Any, remedy: str) -> None:
     with pytest.raises(ConfigurationError, match=remedy):
         simulate(scenarios())(function)
+
+
+@pytest.mark.parametrize(
+    ("what", "drawn", "remedy"),
+    [
+        (_takes_nothing, {}, r"@simulate\(scenarios\(\)\)"),
+        (Scenario(), {}, r"@simulate\(scenarios\(\)\)"),
+        (scenarios(), {"amount": 3}, "st.integers"),
+        (scenarios(), {"amuont": st.integers()}, "draw only what the test has a parameter for"),
+    ],
+    ids=["function", "scenario", "value", "unknown"],
+)
+def test_what_cannot_be_drawn_is_refused(what: Any, drawn: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ConfigurationError, match=remedy):
+        simulate(what, **drawn)(_passes)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "inputs", "field"),
+    [
+        (3, {"amount": 1}, "scenario=3"),
+        (Scenario(), {}, "inputs='amount'"),
+        (Scenario(), {"amount": 1, "amuont": 1}, "inputs='amuont'"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(scenario: Any, inputs: dict[str, Any], field: str) -> None:
+    @simulate(scenarios(), amount=st.integers())
+    async def test(sim: Simulation, amount: int) -> None:
+        raise AssertionError
+
+    with pytest.raises(ConfigurationError, match=field):
+        replay(test, scenario, **inputs)
 
 
 def test_a_sweep_can_be_given_by_hand() -> None:
@@ -356,4 +454,4 @@ def test_a_sweep_can_be_given_by_hand() -> None:
 
 def test_errors_say_what_to_do() -> None:
     assert str(CrashedError("add")).endswith("what must hold whatever happens")
-    assert str(NothingToRestartError()).endswith("`app = await sim.start(factory)`")
+    assert "start it in the test by `app = await sim.start(factory)`" in str(NothingToRestartError())

@@ -598,7 +598,19 @@ def test_nonsense_is_refused() -> None:
     async def settle(sim: Simulation) -> None:
         await sim.settle(-1)
 
-    for test in (within, settle):
+    async def start(sim: Simulation) -> None:
+        await sim.start(3)  # type: ignore[call-overload]
+
+    async def stub(sim: Simulation) -> None:
+        sim.stub("card.charge", "paid")  # type: ignore[arg-type]
+
+    async def always(sim: Simulation) -> None:
+        sim.always(True, "it")  # type: ignore[arg-type]
+
+    async def eventually(sim: Simulation) -> None:
+        sim.eventually("it", lambda: True)  # type: ignore[arg-type]
+
+    for test in (within, settle, start, stub, always, eventually):
         assert isinstance(run(test).error, ConfigurationError)
 
 
