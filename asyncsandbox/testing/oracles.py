@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 from .._core.checks import CheckStatus, Verdict
 from ..sandbox import Sandbox
-from .errors import PromiseBrokenError
+from .errors import CrashedError, PromiseBrokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from .._core.checks import ReadinessReport
     from .._core.context import Host
     from .._core.runtime import Runtime
     from .calls import ActionCall
 
-__all__ = ["Oracles"]
+__all__ = ["Oracles", "ask"]
 
 
 class Oracles:
@@ -105,3 +105,11 @@ def _forbidden(box: Sandbox, report: ReadinessReport) -> list[str]:
         for each in report.checks
         if each.status not in going and (each.name not in checks or checks[each.name].critical)
     ]
+
+
+def ask(holds: Callable[[], object], *, otherwise: bool) -> bool:
+    """Ask whether a promise holds; where the app is down and cannot say, give the other answer."""
+    try:
+        return bool(holds())
+    except CrashedError:
+        return otherwise

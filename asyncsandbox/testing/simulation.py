@@ -34,7 +34,7 @@ from .calls import ActionCall, Actions, round_of
 from .ending import unfinished_tasks
 from .errors import CrashedError, PromiseBrokenError
 from .lives import Handle, Lives
-from .oracles import Oracles
+from .oracles import Oracles, ask
 from .scenario import Extent
 from .trace import StepKind
 
@@ -285,7 +285,7 @@ class Simulation:
     async def _await_promises(self) -> None:
         began = self.loop.time()
         for holds, seconds, promise in sorted(self._eventually, key=lambda each: each[1]):
-            while not _ask(holds, otherwise=False):
+            while not ask(holds, otherwise=False):
                 left = began + seconds - self.loop.time()
                 if left <= 0:
                     raise PromiseBrokenError(promise, f"not within {seconds:g} s after everything was healed")
@@ -312,7 +312,7 @@ class Simulation:
         self._broken = self._broken or self._oracles.find_wrong()
         if self._broken is None:
             for holds, promise in self._always:
-                if not _ask(holds, otherwise=True):
+                if not ask(holds, otherwise=True):
                     self._broken = PromiseBrokenError(promise, "it does not hold any more")
                     break
         if self._broken is not None:
@@ -381,27 +381,14 @@ class Simulation:
 
     def _note(self, runtime: Runtime, spec: ActionSpec, of_key: Round, bound: Mapping[str, Any]) -> None:
         action, key, generation = of_key
-        call = ActionCall(
-            action=action,
-            key=key,
-            generation=generation,
-            arguments=bound,
-            at=self.loop.time(),
-            life=self._lives.count,
-        )
+        at, life = self.loop.time(), self._lives.count
+        call = ActionCall(action=action, key=key, generation=generation, arguments=bound, at=at, life=life)
         label = f"{action}[{key}]"
         self.actions.add(call)
         times = self.actions.count(action, key=key)
         self.loop.mark(StepKind.ACTION, f"{label} #{times}" if times > 1 else label)
         if spec.kind is not ActionKind.READ_ONLY:
             self._broken = self._oracles.judge(runtime, call, label) or self._broken
-
-
-def _ask(holds: Callable[[], object], *, otherwise: bool) -> bool:
-    try:
-        return bool(holds())
-    except CrashedError:
-        return otherwise
 
 
 def _require_function(field: str, value: object) -> None:
