@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
-from .decorators import Arguments, as_coroutine_function, by_name
+from .decorators import Arguments, as_coroutine_function, bound_object, by_name
 from .planned import FILLED_IN, KEY_PARAMETER, ActionKind, ActionSpec
 from .settings import require_name, require_number
 from .tokens import resolve, short_path, stand_in_maker
@@ -113,7 +113,7 @@ class Declaration:
             destroys=self.destroys,
             forwards_key=KEY_PARAMETER in names,
             threaded=body is not function,
-            not_facts=frozenset({KEY_PARAMETER, *_bound_object(function, names)}),
+            not_facts=frozenset(filter(None, (KEY_PARAMETER, bound_object(function, names)))),
         )
 
     def _callback(self, field: str, names: Iterable[str]) -> Any:
@@ -173,12 +173,6 @@ def _return_annotation(function: Callable[..., Any]) -> object:
     inner = inspect.unwrap(function)
     raw = getattr(inner, "__annotations__", {}).get("return", Any)
     return resolve(raw, getattr(inner, "__globals__", {}))
-
-
-def _bound_object(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the name of the parameter that holds a method's object; a plain function may book a ``cls``."""
-    in_class = "." in getattr(function, "__qualname__", "").rpartition("<locals>.")[2]
-    return names[:1] if in_class and names[:1] in (("self",), ("cls",)) else ()
 
 
 def _defined_at(function: Callable[..., Any]) -> str:
