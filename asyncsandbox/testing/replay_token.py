@@ -67,7 +67,7 @@ def read_token(token: str, test: str) -> tuple[Scenario, dict[str, Any]]:
         raise ReplayTokenError(token, f"belongs to {content['test']}, not to {test}", "run that test with it")
     if content["python"] != _python():
         wanted, mine = content["python"], _python()
-        raise ReplayTokenError(token, f"was made by Python {wanted}, this is {mine}", f"run it with Python {wanted}")
+        raise ReplayTokenError(token, f"was made by {wanted}, this is {mine}", f"run it with {wanted}")
     scenario = Scenario(
         pauses=tuple(content["pauses"]),
         faults=tuple(Fault(action, _find(token, error), after, nth) for action, error, after, nth in content["faults"]),

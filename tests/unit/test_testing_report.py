@@ -242,7 +242,7 @@ def test_a_token_of_another_python_or_test_is_refused(monkeypatch: pytest.Monkey
         read_token(token, "other")
     monkeypatch.setattr(sys, "version_info", (3, 99, 0))
     with pytest.raises(
-        ReplayTokenError, match=r"was made by Python cpython 3\.\d+, this is cpython 3\.99: run it with"
+        ReplayTokenError, match=r"was made by cpython 3\.\d+, this is cpython 3\.99: run it with"
     ):
         read_token(token, "t")
 
