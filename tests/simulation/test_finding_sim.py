@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,14 +16,16 @@ DEEP = "second_try"
 
 
 @pytest.fixture(scope="module")
-def finding() -> ModuleType:
+def finding() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARK.parent))
     spec = importlib.util.spec_from_file_location("bench_finding", BENCHMARK)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(BENCHMARK.parent))
 
 
 @pytest.mark.parametrize("name", [*SIMPLE, DEEP])
@@ -56,3 +59,16 @@ def test_generated_bugs_are_found_and_made_small(finding: ModuleType) -> None:
 
 def test_a_program_without_a_bug_raises_no_alarm(finding: ModuleType) -> None:
     assert finding.find(finding.schedule, examples=50) is None
+
+
+def test_two_races_that_show_nothing_of_themselves_are_found(finding: ModuleType) -> None:
+    found = finding.find(finding.Bugs().two_races, examples=1)
+    assert found.runs <= 100
+    assert found.size == 2
+
+
+@pytest.mark.parametrize(("name", "most"), [("looked at", 5), ("held out", 5)])
+def test_most_silent_races_are_found_by_a_sweep(finding: ModuleType, name: str, most: int) -> None:
+    founds = [finding.find(program, examples=1) for program in finding.silent(*finding.SEEDS[name], 10)]
+    assert founds.count(None) <= most
+    assert all(found.size == 2 for found in founds if found)

@@ -241,9 +241,7 @@ def test_a_token_of_another_python_or_test_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(ReplayTokenError, match="belongs to t, not to other: run that test"):
         read_token(token, "other")
     monkeypatch.setattr(sys, "version_info", (3, 99, 0))
-    with pytest.raises(
-        ReplayTokenError, match=r"was made by cpython 3\.\d+, this is cpython 3\.99: run it with"
-    ):
+    with pytest.raises(ReplayTokenError, match=r"was made by cpython 3\.\d+, this is cpython 3\.99: run it with"):
         read_token(token, "t")
 
 
