@@ -75,16 +75,40 @@ class SystemClock:
         return os.urandom(size).hex()
 
 
-def quick_monotonic(clock: Clock) -> Callable[[], float]:
-    """Return the quickest function that reads what ``clock.monotonic()`` reads while the running loop runs.
+class Ticker:
+    """Reads the monotonic time of a clock, as quickly as the loop allows.
 
-    On a loop with asyncio's own clock the `SystemClock` need not look up the loop at each reading, which takes longer
-    than all the rest of a check of a limit. Ask again on another loop.
+    `SystemClock` looks up the running loop at each reading, which takes longer than all the rest of a limit's check.
+    On a loop with asyncio's own clock this need not be. Whoever calls `now` must know that the loop is still the same.
 
-    Raises:
-        RuntimeError: No loop is running.
+    Attributes:
+        loop: The loop on which `read` was called last.
+        now: The quickest function that reads what ``clock.monotonic()`` reads on that loop.
+
+    Args:
+        clock: The clock.
     """
-    loop = asyncio.get_running_loop()
-    ours = getattr(clock.monotonic, "__func__", None) is SystemClock.monotonic
-    stock = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
-    return time.monotonic if ours and stock else clock.monotonic
+
+    __slots__ = ("_clock", "loop", "now")
+
+    def __init__(self, clock: Clock) -> None:
+        self.use(clock)
+
+    def use(self, clock: Clock) -> None:
+        """Read another clock from now on."""
+        self._clock = clock
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.now: Callable[[], float] = self.read
+
+    def read(self) -> float:
+        """Return seconds on the clock's monotonic scale, on whatever loop or none."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._clock.monotonic()
+        if loop is not self.loop:
+            self.loop = loop
+            ours = getattr(self._clock.monotonic, "__func__", None) is SystemClock.monotonic
+            stock = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+            self.now = time.monotonic if ours and stock else self._clock.monotonic
+        return self.now()

@@ -81,7 +81,7 @@ GOVERNOR_MUTANTS: tuple[Mutant, ...] = (
     Mutant("refused and counted as held", "patience", Line._let_go, "self.running -= 1", "pass"),
     Mutant("deadline timer left", "patience", _Caller.settle, "self.timer.cancel()", "pass"),
     Mutant("given back and still counted", "given back", Line.give_back, "self.take_out(stamp, cost)", "pass"),
-    Mutant("given back and gone", "given back", Line.give_back, "self._let_go(self._read())", "pass"),
+    Mutant("given back and gone", "given back", Line.give_back, "self._let_go(self._ticker.read())", "pass"),
     Mutant("another's given back", "given back", Log.take_out, "bisect_right(stamps, stamp)", "cost"),
     Mutant("left waiting at a stop", "governor stops", RuleBook.dismiss, "if line.waiting", "if not line.waiting"),
     Mutant("forgets at a stop", "governor stops", GovernorEnforcer.stop, "self._book.dismiss()", _FORGET),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import LeftRunningError, StuckError, run_virtual
 
-from asyncsandbox._core.clock import Clock, SystemClock
+from asyncsandbox._core.clock import Clock, SystemClock, Ticker
+from asyncsandbox.testing.strategies import UnsteadyClock
 
 CLOCK = SystemClock()
 
@@ -47,6 +48,39 @@ def test_random_numbers_are_in_range_and_differ() -> None:
     assert all(0 <= number < 1 for number in drawn)
     assert len(set(drawn)) > 1
     assert CLOCK.random_hex(16) != CLOCK.random_hex(16)
+
+
+# ------------------------------------------------------------------ the ticker
+
+
+class HandClock(SystemClock):
+    """Stands still."""
+
+    def monotonic(self) -> float:
+        return 7.0
+
+
+async def test_a_ticker_reads_its_clock_the_quick_way_where_that_reads_the_same() -> None:
+    for clock in (CLOCK, UnsteadyClock({})):
+        ticker = Ticker(clock)
+        before = clock.monotonic()
+        assert before <= ticker.now() <= ticker.read() <= clock.monotonic()
+        assert ticker.now is time.monotonic
+        ticker.use(HandClock())
+        assert ticker.now() == ticker.read() == 7.0
+    assert ticker.loop is asyncio.get_running_loop()
+
+
+def test_a_ticker_goes_by_whatever_loop_runs() -> None:
+    ticker = Ticker(CLOCK)
+
+    async def main() -> tuple[float, float]:
+        await asyncio.sleep(3)
+        return ticker.read(), ticker.now()
+
+    assert asyncio.run(asyncio.sleep(0, ticker.read())) <= time.monotonic()
+    assert run_virtual(main()) == (3.0, 3.0)
+    assert ticker.read() <= time.monotonic()
 
 
 # ------------------------------------------------------------------ the virtual loop

@@ -4,6 +4,7 @@ It promises never more than ``max_requests`` in *any* window of ``window_seconds
 and is told exactly when it would be admitted, and that those who wait are served in the order they came. The counts are
 kept in memory, for one process.
 
+>>> import asyncio
 >>> governor = GovernorEnforcer()
 >>> governor.set_limit("payment", 2, 3600)
 >>> async def main() -> None:
@@ -18,12 +19,11 @@ False limit 'payment' denies the call: 2 of 2 per 3600 s are used; try again in 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping  # noqa: TC003 - settings read from the environment look up their annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from ..._core.clock import quick_monotonic
+from ..._core.clock import Ticker
 from ..._core.component import Component, ComponentStatus
 from ..._core.context import get_deadline
 from ..._core.settings import require_number
@@ -95,6 +95,7 @@ class GovernorEnforcer(Component):
         settings: What is limited from the start.
 
     Example:
+        >>> import asyncio
         >>> async def main() -> int:
         ...     governor = GovernorEnforcer()
         ...     governor.set_limit("api", 10, 1.0, max_concurrent=2)
@@ -111,13 +112,12 @@ class GovernorEnforcer(Component):
     def __init__(self, *, settings: GovernorSettings | None = None) -> None:
         super().__init__()
         self._settings = settings or GovernorSettings()
+        self._ticker = Ticker(self.services.clock)
         self._book = RuleBook(
-            max_keys=self._settings.max_keys, read=self._read, get_journal=lambda: self.services.journal
+            max_keys=self._settings.max_keys, ticker=self._ticker, get_journal=lambda: self.services.journal
         )
         self._lines = self._book.lines  # one step nearer
         self._wanted: dict[tuple[str, Hashable], int] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._now: Callable[[], float] = self._read  # the quick way to read the clock, once it is known
         for resource, limits in self._settings.limits.items():
             self.set_limits(resource, limits)
 
@@ -169,7 +169,7 @@ class GovernorEnforcer(Component):
             line = self._lines[resource][per]
         except (KeyError, TypeError):
             return self._check(resource, per, cost)
-        now = self._now()
+        now = self._ticker.now()
         if now < line.fresh_until and cost is _ONE and (spare := line.spare - 1) >= 0:  # what `take` comes to, unrolled
             line.spare = spare
             line.stamps.append(now)
@@ -299,7 +299,7 @@ class GovernorEnforcer(Component):
     def bind(self, services: Services) -> None:
         """Take the clock, the journal and the mode of a sandbox; see `Component.bind`."""
         super().bind(services)
-        self._loop, self._now = None, self._read
+        self._ticker.use(services.clock)
 
     async def stop(self) -> None:
         """Stop, also where it was never started: those who wait get a `LifecycleError`. What counts stays counted."""
@@ -308,16 +308,6 @@ class GovernorEnforcer(Component):
 
     async def _start(self) -> None:
         self._wanted.clear()
-
-    def _read(self) -> float:
-        """Read the clock, on whatever loop; and find the quick way to do so."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return self.services.clock.monotonic()
-        if loop is not self._loop:
-            self._loop, self._now = loop, quick_monotonic(self.services.clock)
-        return self._now()
 
     def _check(self, resource: str, per: Hashable, cost: int) -> LimitDecision:
         error, remaining = self._book.judge(resource, per, cost)
@@ -346,16 +336,20 @@ class GovernorEnforcer(Component):
         until: float | None,
         timeout_seconds: float | None = None,
     ) -> HeldPermit:
-        book, asked = self._book, self._read()
+        asked = self._ticker.read()
         if timeout_seconds is not None:
             until = min(asked + timeout_seconds, ALWAYS if until is None else until)
-        rule = book.find(resource, per, cost)
-        line = book.open(rule, per, asked)
+        try:
+            line = self._lines[resource][per]
+        except (KeyError, TypeError):
+            line = None
+        if line is None or cost is not _ONE:
+            line = self._book.open(resource, per, cost, asked)
         if (until is None or asked <= until) and line.take(asked, cost):
             line.running += 1
             return HeldPermit(line, asked, cost, 0.0)
         if until is not None and (until <= asked or line.bound_behind(asked, cost) > until):
-            raise book.refuse(rule, line, cost)
+            raise line.refuse(cost)
         stamp = await line.wait(asked, cost, until)
         return HeldPermit(line, stamp, cost, stamp - asked)
 

@@ -5,7 +5,7 @@ caller resumes, for on a busy loop that may be much later.
 
 >>> import asyncio
 >>> async def main() -> tuple[bool, bool]:
-...     line = Line(None, (Window(1, 60.0),), None, read=lambda: 0.0, refuse=print)
+...     line = Line(None, (Window(1, 60.0),), None, ticker=Ticker(SystemClock()), refuse=print)
 ...     return line.take(0.0, 1), line.take(59.0, 1)
 >>> asyncio.run(main())
 (True, False)
@@ -17,12 +17,13 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from ..._core.clock import SystemClock, Ticker
 from .window import ALWAYS, NEVER, Log, Window, seconds_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-__all__ = ["Line", "Window"]
+__all__ = ["Line", "SystemClock", "Ticker", "Window"]
 
 # How soon to look again where a timer fired before its time by the clock, which may not be the loop's and stand still.
 _LOOK_AGAIN_SECONDS = 0.001
@@ -59,7 +60,6 @@ class Line(Log):
     Attributes:
         per: The key it belongs to.
         cap: How many permits may be held at the same time; None for any number.
-        fresh_until: Before this instant a unit may be taken from `spare` without another look.
         running: Permits held, also by callers who have not resumed yet.
         filed_at: From when on it will be looked at when unused lines are sought; `ALWAYS` for not at all.
         denials: How many calls were denied since that was last told.
@@ -71,7 +71,7 @@ class Line(Log):
         per: The key it belongs to.
         windows: What is counted.
         cap: How many permits may be held at the same time; None for any number.
-        read: Reads the clock.
+        ticker: Reads the clock.
         refuse: Makes what those get who want so much and whose time is up.
         on_unused: Called when the last permit or caller has gone.
     """
@@ -80,14 +80,13 @@ class Line(Log):
         "_asked",
         "_on_unused",
         "_queue",
-        "_read",
         "_refuse",
+        "_ticker",
         "_timer",
         "_timer_at",
         "cap",
         "denials",
         "filed_at",
-        "fresh_until",
         "per",
         "quiet_until",
         "running",
@@ -99,19 +98,18 @@ class Line(Log):
         windows: tuple[Window, ...],
         cap: int | None,
         *,
-        read: Callable[[], float],
+        ticker: Ticker,
         refuse: Callable[[Line, int], Exception],
         on_unused: Callable[[Line, float], object] | None = None,
     ) -> None:
         super().__init__(windows)
         self.per = per
         self.cap = cap
-        self.fresh_until = NEVER
         self.running = 0
         self.filed_at = ALWAYS
         self.denials = 0
         self.quiet_until = NEVER
-        self._read = read
+        self._ticker = ticker
         self._refuse = refuse
         self._on_unused = on_unused
         self._queue: OrderedDict[_Caller, None] | None = None  # made when first needed: most keys never have one
@@ -150,7 +148,7 @@ class Line(Log):
         return self.bound(now, self._asked, cost)
 
     async def wait(self, now: float, cost: int, until: float | None) -> float:
-        """Stand in line after `take` has failed. The caller then holds a permit.
+        """Stand in line, after `take` has failed just now. The caller then holds a permit.
 
         Returns:
             From when on the permit counts: the moment in which the caller resumes.
@@ -158,7 +156,8 @@ class Line(Log):
         Raises:
             Exception: What ``refuse`` makes, at ``until``; or what `dismiss` was given.
         """
-        caller = _Caller(cost, until, asyncio.get_running_loop().create_future())
+        loop = self._ticker.loop or asyncio.get_running_loop()
+        caller = _Caller(cost, until, loop.create_future())
         self._enter(caller, now)
         try:
             error = await caller.outcome
@@ -167,46 +166,50 @@ class Line(Log):
             raise
         if error is not None:
             raise error
-        resumed = self._read()
+        resumed = self._ticker.now()
         self.promise(-cost)
         if until is not None and resumed > until:
             self._let_go(resumed)
-            raise self._refuse(self, cost)
+            raise self.refuse(cost)
         self.admit(resumed, cost)
-        if self._queue is not None and self._timer is None:
+        if not self._queue:
+            self._open()
+        elif self._timer is None:
             self._set_timer(resumed)
-        self._open()
         return resumed
+
+    def refuse(self, cost: int) -> Exception:
+        """Return why a call cannot be admitted now, or not in time."""
+        return self._refuse(self, cost)
 
     def release(self) -> None:
         """Take a permit back whose call has ended."""
         if self.cap is None and self._on_unused is None:
             self.running -= 1  # nobody waits for that, and nothing is to be put away
         else:
-            self._let_go(self._read())
+            self._let_go(self._ticker.read())
 
     def give_back(self, stamp: float, cost: int) -> None:
         """Take a permit back whose call was never made."""
         self.take_out(stamp, cost)
-        self._let_go(self._read())
+        self._let_go(self._ticker.read())
 
     def advance(self, now: float) -> None:
         """Grant those in front what there is room for."""
         self.refresh(now)
         while self._queue:
             caller = next(iter(self._queue))
-            if caller.outcome.done():
-                self._remove(caller)
-            elif caller.until is not None and now > caller.until:
-                self._remove(caller)
-                caller.settle(self._refuse(self, caller.cost))
-            elif self.spare >= caller.cost and self.has_slot:
-                self._remove(caller)
+            has_left = caller.outcome.done()
+            is_late = caller.until is not None and now > caller.until
+            if not (has_left or is_late or (self.spare >= caller.cost and self.has_slot)):
+                break
+            self._remove(caller)
+            if is_late:
+                caller.settle(self.refuse(caller.cost))
+            elif not has_left:
                 self.promise(caller.cost)
                 self.running += 1
                 caller.settle(None)
-            else:
-                break
         self._set_timer(now)
         self._open()
 
@@ -215,7 +218,7 @@ class Line(Log):
         for caller in [caller for caller in self._queue or () if caller.cost > above]:
             self._remove(caller)
             caller.settle(make_error(caller.cost))
-        self.advance(self._read())
+        self.advance(self._ticker.read())
 
     def _open(self) -> None:
         """Let others take from `spare` without another look, if nobody waits and there is nothing else to look at."""
@@ -250,7 +253,7 @@ class Line(Log):
             asyncio.get_running_loop()
         except RuntimeError:
             return  # closed after its loop had ended: there is nobody left to be served
-        now = self._read()
+        now = self._ticker.read()
         self.advance(now)
         self._tell_unused(now)
 
@@ -276,7 +279,7 @@ class Line(Log):
             self._timer = asyncio.get_running_loop().call_later(seconds_until(now, at), self._look)
 
     def _look(self) -> None:
-        at, now = self._timer_at, self._read()
+        at, now = self._timer_at, self._ticker.read()
         if now < at:
             delay = max(seconds_until(now, at), _LOOK_AGAIN_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(delay, self._look)
@@ -289,12 +292,12 @@ class Line(Log):
         caller.timer = asyncio.get_running_loop().call_later(delay, self._time_is_up, caller, until)
 
     def _time_is_up(self, caller: _Caller, until: float) -> None:
-        now = self._read()
+        now = self._ticker.read()
         if now < until:
             self._set_deadline(caller, until, now, at_least=_LOOK_AGAIN_SECONDS)
             return
         self.advance(now)  # this very instant may be the one in which there is room
         if not caller.outcome.done():
             self._remove(caller)
-            caller.settle(self._refuse(self, caller.cost))
+            caller.settle(self.refuse(caller.cost))
             self.advance(now)

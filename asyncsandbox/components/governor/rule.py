@@ -3,7 +3,7 @@
 A line is let go only when nothing it remembers could refuse a call any more, so that forgetting is never noticed. Those
 to go are found in a heap of when each line is to be looked at: no timer, no sweep, a little work per new key.
 
->>> rule = Rule("payment", (Limit(2, 60.0, per="user"),), max_keys=1, read=lambda: 0.0, refuse=print)
+>>> rule = Rule("payment", (Limit(2, 60.0, per="user"),), max_keys=1, ticker=Ticker(SystemClock()), refuse=print)
 >>> rule.open("ada", 0.0).take(0.0, 1)
 True
 >>> rule.open("grace", 59.0) is None, rule.open("grace", 60.0) is None
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from ...errors.calls import in_seconds
 from .limits import Limit, LimitStatus
-from .line import Line
+from .line import Line, SystemClock, Ticker
 from .window import ALWAYS, NEVER, UNLIMITED, Window, leaves_at, seconds_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-__all__ = ["Limit", "Rule"]
+__all__ = ["Limit", "Rule", "SystemClock", "Ticker"]
 
 _LOOKS_PER_NEW_KEY = 2
 
@@ -48,7 +48,7 @@ class Rule:
         resource: Its name.
         limits: At least one, all with the same ``per``.
         max_keys: How many lines there may be.
-        read: Reads the clock.
+        ticker: Reads the clock.
         refuse: Makes what those get who want so much of a line and cannot have it.
     """
 
@@ -58,7 +58,7 @@ class Rule:
         limits: tuple[Limit, ...],
         *,
         max_keys: int,
-        read: Callable[[], float],
+        ticker: Ticker,
         refuse: Callable[[Rule, Line, int], Exception],
     ) -> None:
         self.resource = resource
@@ -67,7 +67,7 @@ class Rule:
         self.denials = 0
         self.quiet_until = NEVER
         self._max_keys = max_keys
-        self._read = read
+        self._ticker = ticker
         self._refuse = functools.partial(refuse, self)
         self._to_look_at: list[tuple[float, int, Line]] = []
         self._filed = 0
@@ -93,7 +93,7 @@ class Rule:
 
         Who waits goes on waiting, unless it is for more than is ever admitted now.
         """
-        now = self._read()
+        now = self._ticker.read()
         self._set(limits)
         self._to_look_at.clear()
         for line in tuple(self.lines.values()):
@@ -142,7 +142,7 @@ class Rule:
         used = remaining = None
         if self.windows and (self.per is None) == (per is None):
             line = self.lines.get(per) or self._make_line(per)
-            line.refresh(self._read())
+            line.refresh(self._ticker.read())
             (units, _), used = line.tightest()
             remaining = max(0, units - used)
         return LimitStatus(
@@ -158,7 +158,7 @@ class Rule:
 
     def _make_line(self, per: Hashable) -> Line:
         on_unused = None if self.per is None else self._put_away
-        return Line(per, self.windows, self.cap, read=self._read, refuse=self._refuse, on_unused=on_unused)
+        return Line(per, self.windows, self.cap, ticker=self._ticker, refuse=self._refuse, on_unused=on_unused)
 
     def _is_live(self, line: Line, now: float) -> bool:
         line.refresh(now)

@@ -1,6 +1,6 @@
 """Which limit a call falls under, and what is said of a refusal: to the caller, and in the journal.
 
->>> book = RuleBook(max_keys=10, read=lambda: 0.0, get_journal=lambda: Journal(SystemClock()))
+>>> book = RuleBook(max_keys=10, ticker=Ticker(SystemClock()), get_journal=lambda: Journal(SystemClock()))
 >>> book.declare("payment", (Limit(1, 60.0, per="user"),))
 >>> book.judge("payment", "ada", 1)
 (None, 0)
@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from ..._core.journal import Journal, Level, SystemClock
+from ..._core.clock import SystemClock, Ticker
+from ..._core.journal import Journal, Level
 from ..._core.settings import require_name
 from ...errors import ConfigurationError, LifecycleError, LimitExceededError
 from .limits import Limit, require_cost
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from .line import Line
 
-__all__ = ["Journal", "Limit", "RuleBook", "SystemClock"]
+__all__ = ["Journal", "Limit", "RuleBook", "SystemClock", "Ticker"]
 
 _QUIET_SECONDS = 60.0  # after a denial was told of, those that follow for the same key are only counted
 
@@ -38,15 +39,15 @@ class RuleBook:
 
     Args:
         max_keys: How many keys a resource may count separately.
-        read: Reads the clock.
+        ticker: Reads the clock.
         get_journal: Gives the journal to tell of denials.
     """
 
-    def __init__(self, *, max_keys: int, read: Callable[[], float], get_journal: Callable[[], Journal]) -> None:
+    def __init__(self, *, max_keys: int, ticker: Ticker, get_journal: Callable[[], Journal]) -> None:
         self.rules: dict[str, Rule] = {}
         self.lines: dict[str, dict[Hashable, Line]] = {}
         self._max_keys = max_keys
-        self._read = read
+        self._ticker = ticker
         self._get_journal = get_journal
 
     def declare(self, resource: str, limits: tuple[Limit, ...]) -> None:
@@ -59,11 +60,11 @@ class RuleBook:
         if rule is not None and rule.per == limits[0].per:
             rule.change(limits)
             return
-        if rule is not None and rule.is_live(self._read()):
+        if rule is not None and rule.is_live(self._ticker.read()):
             raise ConfigurationError(
                 "per", limits[0].per, f"{resource!r} is in use and counts by {rule.per}: declare another resource"
             )
-        rule = Rule(resource, limits, max_keys=self._max_keys, read=self._read, refuse=self.refuse)
+        rule = Rule(resource, limits, max_keys=self._max_keys, ticker=self._ticker, refuse=self.refuse)
         self.rules[resource] = rule
         self.lines[resource] = rule.lines
 
@@ -99,12 +100,14 @@ class RuleBook:
             raise self._deny_dear(rule, per, cost)
         return rule
 
-    def open(self, rule: Rule, per: Hashable, now: float) -> Line:
-        """Return the line a call stands in.
+    def open(self, resource: str, per: Hashable, cost: int, now: float) -> Line:
+        """Return the line in which a call stands.
 
         Raises:
-            LimitExceededError: It would be one more than there may be.
+            ConfigurationError: As for `find`.
+            LimitExceededError: As for `find`, or it would be one line more than there may be.
         """
+        rule = self.find(resource, per, cost)
         line = rule.open(per, now)
         if line is None:
             reason = f"{self._max_keys} keys are in use already: raise GovernorSettings(max_keys=...)"
@@ -117,13 +120,13 @@ class RuleBook:
         Raises:
             ConfigurationError: Something is not usable, or the resource needs to know when the call ends.
         """
-        now = self._read()
+        now = self._ticker.read()
         try:
             rule = self.find(resource, per, cost)
             if rule.cap is not None:
                 remedy = "it has max_concurrent, so it must learn when the call ends: use `async with permit(...)`"
                 raise ConfigurationError("resource", resource, remedy)
-            line = self.open(rule, per, now)
+            line = self.open(resource, per, cost, now)
         except LimitExceededError as never:
             return never, 0
         error = None if line.take(now, cost) else self.refuse(rule, line, cost)
@@ -133,7 +136,7 @@ class RuleBook:
         """Return why a call is not admitted now, or not in time, and tell the journal."""
         if cost > rule.most:
             return self._deny_dear(rule, line.per, cost)
-        now = self._read()
+        now = self._ticker.read()
         line.refresh(now)
         reason, retry_after_seconds = rule.say_why_not(line, cost, now)
         return self._deny(rule.resource, line.per, reason, retry_after_seconds, line)
@@ -162,7 +165,7 @@ class RuleBook:
         if rule is not None and counter is not None:
             rule.denied += 1
             counter.denials += 1
-            now = self._read()
+            now = self._ticker.read()
             if now < counter.quiet_until:
                 return LimitExceededError(resource, reason, retry_after_seconds)
             denials, counter.denials = counter.denials, 0

@@ -59,9 +59,11 @@ class Log:
         spare: Units there is room for: at least so many, and exactly after a `refresh`.
         next_leave: When the next unit leaves a window; `ALWAYS` where there is none.
         has_empty: Whether a window counts nothing, so that the next unit admitted may be the next to leave.
+        fresh_until: Before this instant a unit may be taken from `spare` and stamped without another look. Whoever
+            keeps the log sets it; it stands here beside the others because they are read together.
     """
 
-    __slots__ = ("_gone", "has_empty", "next_leave", "pending", "spare", "stamps", "windows")
+    __slots__ = ("_gone", "fresh_until", "has_empty", "next_leave", "pending", "spare", "stamps", "windows")
 
     def __init__(self, windows: tuple[Window, ...]) -> None:
         self.stamps: deque[float] = deque()
@@ -73,7 +75,7 @@ class Log:
         self.windows = windows
         self._gone = [0] * len(windows)  # how many of the oldest units each window no longer counts
         self._reckon()
-        self.next_leave = NEVER
+        self.next_leave = self.fresh_until = NEVER
 
     def refresh(self, now: float) -> None:
         """Let go of the units that have left."""
