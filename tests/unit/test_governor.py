@@ -1267,8 +1267,9 @@ async def test_in_a_dry_run_nobody_waits_and_all_is_counted() -> None:
 
 async def test_a_sandbox_says_whether_it_is_a_dry_run() -> None:
     for dry_run in (True, False):
-        governor = GovernorEnforcer(settings=GovernorSettings(limits={"r": Limit(1, 3600)}))
-        async with Sandbox(dry_run=dry_run, extra=(governor,)), governor.permit("r"):
+        sandbox = Sandbox(dry_run=dry_run, governor=GovernorSettings(limits={"r": Limit(1, 3600)}))
+        governor = sandbox.governor
+        async with sandbox, governor.permit("r"):
             assert governor.get_wanted() == ({("r", None): 1} if dry_run else {})
             assert governor.get_status("r").used == (0 if dry_run else 1)
 

@@ -28,7 +28,7 @@ import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
-from ..._core.clock import quick_monotonic
+from ..._core.clock import Ticker
 from ..._core.codec import is_writable
 from ..._core.component import Component, ComponentState
 from ..._core.must_await import MustAwait
@@ -350,9 +350,9 @@ class IdempotencyManager(Component):
             flight.land()
 
     def _remember(self, key: str, hit: Hit) -> None:
-        clock = self.services.clock
-        self._now = quick_monotonic(clock)
-        now = clock.monotonic()
+        ticker = Ticker(self.services.clock)
+        now = ticker.read()
+        self._now = ticker.now
         # Oldest first; with one time to live that is also the order in which they expire.
         while self._hits:
             oldest = next(iter(self._hits))
