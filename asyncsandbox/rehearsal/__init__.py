@@ -244,10 +244,9 @@ async def make_plan(runtime: Runtime, *, rows: tuple[TableChange, ...], entry: E
 
 def _forecast(runtime: Runtime) -> float | None:
     permits = runtime.permits
-    if permits is None:
-        return None
-    wanted = {permit: count for permit, count in permits.get_wanted().items() if permits.has_limit(permit[0])}
-    return permits.forecast_seconds(wanted) if wanted else None
+    known = () if permits is None else permits.get_wanted().items()
+    wanted = {permit: count for permit, count in known if permits is not None and permits.has_limit(permit[0])}
+    return permits.forecast_seconds(wanted) if permits is not None and wanted else None
 
 
 def fold(calls: Iterable[PlannedAction]) -> tuple[PlannedAction, ...]:

@@ -99,7 +99,7 @@ def _say_tagged(tag: str, inner: Any) -> str:
     if tag == "after_apply":
         return f"(known after apply: {outside(inner)})"
     if tag == "set":
-        return f"{{{', '.join(map(_say, inner))}}}"
+        return f"{{{', '.join(map(_say, inner))}}}" if inner else "set()"
     if tag == "dict":
         return f"{{{', '.join(f'{_say(key)}: {_say(item)}' for key, item in inner)}}}"
     return f"{tag} {outside(inner)}"

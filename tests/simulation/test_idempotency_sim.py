@@ -569,8 +569,8 @@ class Shared(Calls):
 quiet = settings(plain, derandomize=True, max_examples=150, stateful_step_count=12, phases=set(Phase) - {Phase.explain})
 
 
-def play(machine: type[AsyncRuleBasedStateMachine]) -> None:
-    machine.TestCase.settings = quiet
+def play(machine: type[AsyncRuleBasedStateMachine], *, examples: int = 150) -> None:
+    machine.TestCase.settings = settings(quiet, max_examples=examples)
     machine.TestCase().runTest()
 
 
@@ -581,4 +581,4 @@ def test_it_does_what_a_dictionary_would() -> None:
 @pytest.mark.parametrize("broken", [Unfenced, Renewed, Shared])
 def test_a_machine_with_a_fault_is_found(broken: type[Calls]) -> None:
     with pytest.raises(AssertionError):
-        play(broken)
+        play(broken, examples=1_000)

@@ -377,6 +377,20 @@ def test_an_answer_given_while_being_cancelled_counts() -> None:
     run_virtual(main())
 
 
+def test_a_body_that_cancels_itself_in_time_is_unknown_and_not_taken_for_late() -> None:
+    @irreversible("card.charge", key=lambda order: order, retry=RetrySettings(), attempt_timeout_seconds=5)
+    async def charge(order: str, *, idempotency_key: str = FILLED_IN) -> str:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        async with running(with_retry()) as runtime:
+            with pytest.raises(OutcomeUnknownError, match="cancelled while it ran"):
+                await charge("o-1")
+            assert (states(runtime), runtime.late) == (["unknown"], set())
+
+    run_virtual(main())
+
+
 def test_nothing_follows_a_thread_that_timed_out() -> None:
     ran: list[str] = []
 

@@ -1442,3 +1442,19 @@ def test_what_left_is_let_go_of() -> None:
         assert governor.get_status("slots").keys == 1
         permit.release()
     assert governor.get_status("slots").keys == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "at"),
+    [
+        (0.9916502684751451, 9.821579264325665),
+        (3.320066830713273, 332.3173871660504),
+        (37.52425787050143, 300.08494442869295),
+        (1.0, 1.0),
+        (2.0, 1.0),
+    ],
+)
+def test_a_delay_that_rounding_makes_too_short_is_made_long_enough(now: float, at: float) -> None:
+    delay = seconds_until(now, at)
+    assert now + delay >= at
+    assert delay == pytest.approx(max(0.0, at - now))

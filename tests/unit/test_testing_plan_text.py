@@ -202,3 +202,8 @@ def test_a_long_difference_is_cut() -> None:
     lines = difference(render(plan_of()), render(plan_of(*(planned({}, str(n)) for n in range(99))))).split("\n")
     assert len(lines) == 61
     assert lines[-1] == "  ... 40 more lines"
+
+
+def test_a_value_known_after_apply_and_sets_that_are_empty_say_so() -> None:
+    said = plan_text._say({"charge": {"$after_apply": "card.charge[1].id"}, "none": {"$set": []}, "one": {"$set": [1]}})
+    assert said == "{charge: (known after apply: card.charge[1].id), none: set(), one: {1}}"
