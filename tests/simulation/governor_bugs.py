@@ -70,7 +70,7 @@ GOVERNOR_MUTANTS: tuple[Mutant, ...] = (
     Mutant("slot not given back", "slots", HeldPermit.release, "line.release()", "pass"),
     Mutant("slot comes back unseen", "slots", Line._let_go, "self.advance(now)", "pass"),
     Mutant("slot not counted after a wait", "slots", Line.advance, "self.running += 1", "pass"),
-    Mutant("slot not counted without a wait", "slots", GovernorEnforcer._acquire, "line.running += 1", "pass"),
+    Mutant("slot not counted without a wait", "slots", GovernorEnforcer.acquire, "line.running += 1", "pass"),
     Mutant("one slot too many", "slots", Line.take, "or not self.has_slot", ""),
     Mutant("cancelled while granted keeps its slot", "slots", Line._withdraw, "if caller.granted:", "if False:"),
     Mutant("key not put away", "slots", Line._tell_unused, "and not self.is_used", "and self.is_used"),

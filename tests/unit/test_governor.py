@@ -757,7 +757,7 @@ BROKEN: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any], tuple[Pla
     "admits who comes too late": (
         count_when_it_resumes,
         BUSY,
-        ((GovernorEnforcer._acquire, "(until is None or asked <= until)", "True"),),
+        ((GovernorEnforcer.acquire, "(until is None or asked <= until)", "True"),),
     ),
     "grants after his time": (
         count_when_it_resumes,

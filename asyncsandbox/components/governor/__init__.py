@@ -237,9 +237,15 @@ class GovernorEnforcer(Component):
 
         return limit_calls(take, per, cost)
 
-    def acquire(
-        self, resource: str, *, per: Hashable = None, cost: int = 1, until: float | None = None
-    ) -> Coroutine[Any, Any, HeldPermit]:
+    async def acquire(
+        self,
+        resource: str,
+        *,
+        per: Hashable = None,
+        cost: int = 1,
+        until: float | None = None,
+        timeout_seconds: float | None = None,
+    ) -> HeldPermit:
         """Wait for a permit, first come first served, in a dry run too. It is to be released; `permit` does that.
 
         Args:
@@ -247,13 +253,29 @@ class GovernorEnforcer(Component):
             per: Whose permit, for a limit that counts by key.
             cost: How many units it takes.
             until: Moment, on the clock's monotonic scale, after which it is of no use; None for never.
+            timeout_seconds: The same, in seconds from now.
 
         Raises:
-            LimitExceededError: No such limit, more than it ever admits, or not to be had by ``until``.
+            LimitExceededError: No such limit, more than it ever admits, or not to be had in time.
             ConfigurationError: As for `check_limit`.
             LifecycleError: The governor was stopped meanwhile.
         """
-        return self._acquire(resource, per, cost, until)
+        asked = self._ticker.read()
+        if timeout_seconds is not None:
+            until = min(asked + timeout_seconds, ALWAYS if until is None else until)
+        try:
+            line = self._lines[resource][per]
+        except (KeyError, TypeError):
+            line = None
+        if line is None or cost is not _ONE:
+            line = self._book.open(resource, per, cost, asked)
+        if (until is None or asked <= until) and line.take(asked, cost):
+            line.running += 1
+            return HeldPermit(line, asked, cost, 0.0)
+        if until is not None and (until <= asked or line.bound_behind(asked, cost) > until):
+            raise line.refuse(cost)
+        stamp = await line.wait(asked, cost, until)
+        return HeldPermit(line, stamp, cost, stamp - asked)
 
     def forecast_seconds(self, wanted: Mapping[tuple[str, Hashable], int]) -> float:
         """Return how long it takes at least to admit so many units, from limits nobody has used yet.
@@ -326,32 +348,7 @@ class GovernorEnforcer(Component):
         host = self.services.host
         if host is not None and host.dry_run:
             return self._take_none(resource, per, cost)
-        return self._acquire(resource, per, cost, get_deadline(), timeout_seconds)
-
-    async def _acquire(
-        self,
-        resource: str,
-        per: Hashable,
-        cost: int,
-        until: float | None,
-        timeout_seconds: float | None = None,
-    ) -> HeldPermit:
-        asked = self._ticker.read()
-        if timeout_seconds is not None:
-            until = min(asked + timeout_seconds, ALWAYS if until is None else until)
-        try:
-            line = self._lines[resource][per]
-        except (KeyError, TypeError):
-            line = None
-        if line is None or cost is not _ONE:
-            line = self._book.open(resource, per, cost, asked)
-        if (until is None or asked <= until) and line.take(asked, cost):
-            line.running += 1
-            return HeldPermit(line, asked, cost, 0.0)
-        if until is not None and (until <= asked or line.bound_behind(asked, cost) > until):
-            raise line.refuse(cost)
-        stamp = await line.wait(asked, cost, until)
-        return HeldPermit(line, stamp, cost, stamp - asked)
+        return self.acquire(resource, per=per, cost=cost, until=get_deadline(), timeout_seconds=timeout_seconds)
 
     async def _take_none(self, resource: str, per: Hashable, cost: int) -> HeldPermit:
         self._book.find(resource, per, cost)

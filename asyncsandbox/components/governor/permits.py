@@ -95,17 +95,18 @@ def limit_calls(
         per: Called with those arguments it names; gives whose it is.
         cost: What a call costs, or what gives it, called likewise.
     """
+    give_per = _always(None) if per is None else per
+    give_cost = cost if callable(cost) else _always(cost)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
         call, arguments = as_coroutine_function(function), Arguments(function)
-        get_per = None if per is None else by_name(per, arguments.names, "per")
-        get_cost = by_name(cost, arguments.names, "cost") if callable(cost) else None
-        units = 0 if callable(cost) else cost
+        get_per = by_name(give_per, arguments.names, "per")
+        get_cost = by_name(give_cost, arguments.names, "cost")
 
         @functools.wraps(function)
         async def limited(*args: Any, **kwargs: Any) -> Any:
             bound = arguments.bind(args, kwargs)
-            permit = await take(get_per(bound) if get_per else None, get_cost(bound) if get_cost else units)
+            permit = await take(get_per(bound), get_cost(bound))
             try:
                 return await call(*args, **kwargs)
             finally:
@@ -114,3 +115,7 @@ def limit_calls(
         return limited
 
     return decorate
+
+
+def _always(value: R) -> Callable[[], R]:
+    return lambda: value

@@ -107,12 +107,7 @@ class RuleBook:
             ConfigurationError: As for `find`.
             LimitExceededError: As for `find`, or it would be one line more than there may be.
         """
-        rule = self.find(resource, per, cost)
-        line = rule.open(per, now)
-        if line is None:
-            reason = f"{self._max_keys} keys are in use already: raise GovernorSettings(max_keys=...)"
-            raise self._deny(rule.resource, per, reason)
-        return line
+        return self._open(self.find(resource, per, cost), per, now)
 
     def judge(self, resource: str, per: Hashable, cost: int) -> tuple[LimitExceededError | None, int]:
         """Admit a call or say why not; say also how many units are left.
@@ -126,7 +121,7 @@ class RuleBook:
             if rule.cap is not None:
                 remedy = "it has max_concurrent, so it must learn when the call ends: use `async with permit(...)`"
                 raise ConfigurationError("resource", resource, remedy)
-            line = self.open(resource, per, cost, now)
+            line = self._open(rule, per, now)
         except LimitExceededError as never:
             return never, 0
         error = None if line.take(now, cost) else self.refuse(rule, line, cost)
@@ -146,6 +141,13 @@ class RuleBook:
         for rule in self.rules.values():
             for line in [line for line in rule.lines.values() if line.waiting]:
                 line.dismiss(functools.partial(_make_stopped, rule.resource))
+
+    def _open(self, rule: Rule, per: Hashable, now: float) -> Line:
+        line = rule.open(per, now)
+        if line is None:
+            reason = f"{self._max_keys} keys are in use already: raise GovernorSettings(max_keys=...)"
+            raise self._deny(rule.resource, per, reason)
+        return line
 
     def _deny_dear(self, rule: Rule, per: Hashable, cost: int) -> LimitExceededError:
         reason = f"it costs {cost}, more than the {rule.most} ever admitted at once: split it, or raise max_requests"
