@@ -163,7 +163,7 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "asyncsandbox", "docs", "README.md", *session.posargs)
 
 
-@nox.session
+@nox.session(python=pythons()[-1])
 def bench(session: nox.Session) -> None:
     """The benchmarks, beside their peers; docs/benchmarks.md is written anew unless some are named after `--`."""
     dependencies(session, "bench", "bench-testing")

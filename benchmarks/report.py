@@ -59,8 +59,10 @@ def write_page(path: Path, tables: dict[str, list[Row]]) -> None:
 
 def shown(value: float) -> str:
     """Return a figure with three digits that mean something."""
-    if math.isinf(value) or value == int(value):
-        return "none" if math.isinf(value) else f"{int(value):,}"
+    if not math.isfinite(value):
+        return "none"
+    if value == int(value):
+        return f"{int(value):,}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
