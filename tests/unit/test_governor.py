@@ -1249,8 +1249,9 @@ async def test_in_a_dry_run_nobody_waits_and_all_is_counted() -> None:
             await act()
         async with governor.permit("slots") as permit, governor.permit("slots"):
             assert permit.waited_seconds == 0
+            assert governor.get_wanted() == {("r", "ada"): 3, ("slots", None): 2}
             permit.give_back()
-        assert governor.get_wanted() == {("r", "ada"): 3, ("slots", None): 2}
+        assert governor.get_wanted() == {("r", "ada"): 3, ("slots", None): 1}
         assert governor.forecast_seconds(governor.get_wanted()) == 7200
         assert governor.get_status("r").keys == 0
         with pytest.raises(LimitExceededError, match="no such limit"):
@@ -1316,7 +1317,9 @@ async def test_status_is_json_and_spends_nothing() -> None:
     assert governor.get_status("r", per="ada").used == 1
     assert governor.get_status("r", per="grace").remaining == 3
     assert governor.get_status("r").keys == 1
-    assert governor.get_status("both", per="ada").used is None
+    for resource, per in (("both", "ada"), ("r", ["ada"])):
+        with pytest.raises(ConfigurationError):
+            governor.get_status(resource, per=per)
     whole = json.loads(json.dumps(asdict(governor.get_status())))
     assert [status["resource"] for status in whole["limits"]] == ["both", "r"]
     assert whole["limits"][1]["limits"] == [
@@ -1424,6 +1427,24 @@ def test_idle_keys_set_no_timer_and_waiting_ones_one_each() -> None:
         assert not [handle for handle in loop._scheduled if not handle.cancelled()]
 
     run_virtual(main())
+
+
+async def test_a_key_is_forgotten_too_when_the_last_who_waited_for_it_was_sent_home() -> None:
+    clock = HandClock()
+    governor = make(Limit(2, 10, per="user"), clock=clock)
+    await governor.require_limit("r", per="ada")
+    clock.at = 9.0
+    await governor.require_limit("r", per="ada")
+    waiting = asyncio.ensure_future(governor.acquire("r", per="ada", cost=2))
+    await asyncio.sleep(0)
+    clock.at = 12.0
+    await governor.require_limit("r", per="grace")  # finds ada's key in use, and will not look again
+    await governor.stop()
+    with pytest.raises(LifecycleError):
+        await waiting
+    clock.at = 30.0
+    await governor.require_limit("r", per="joan")
+    assert set(governor._lines["r"]) == {"joan"}
 
 
 def test_what_left_is_let_go_of() -> None:

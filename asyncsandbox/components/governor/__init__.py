@@ -19,6 +19,7 @@ False limit 'payment' denies the call: 2 of 2 per 3600 s are used; try again in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping  # noqa: TC003 - settings read from the environment look up their annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -29,7 +30,7 @@ from ..._core.context import get_deadline
 from ..._core.settings import require_number
 from .forecast import get_least_seconds
 from .limits import Declared, Limit, LimitDecision, LimitStatus, parse_limits, require_cost
-from .permits import HeldPermit, PermitBlock, PermitDecorator, limit_calls
+from .permits import DryLine, HeldPermit, PermitBlock, PermitDecorator, limit_calls
 from .rulebook import RuleBook
 from .window import ALWAYS
 
@@ -117,7 +118,7 @@ class GovernorEnforcer(Component):
             max_keys=self._settings.max_keys, ticker=self._ticker, get_journal=lambda: self.services.journal
         )
         self._lines = self._book.lines  # one step nearer
-        self._wanted: dict[tuple[str, Hashable], int] = {}
+        self._wanted: Counter[tuple[str, Hashable]] = Counter()
         for resource, limits in self._settings.limits.items():
             self.set_limits(resource, limits)
 
@@ -293,11 +294,11 @@ class GovernorEnforcer(Component):
 
     def note_wanted(self, resource: str, *, per: Hashable = None, cost: int = 1) -> None:
         """Count a permit that a dry run would need and does not take; the limit may be declared later."""
-        self._wanted[resource, per] = self._wanted.get((resource, per), 0) + cost
+        self._wanted[resource, per] += cost
 
     def get_wanted(self) -> Mapping[tuple[str, Hashable], int]:
         """Return what a dry run would have needed and did not take, as `forecast_seconds` takes it."""
-        return dict(self._wanted)
+        return +self._wanted
 
     @overload
     def get_status(self) -> GovernorStatus: ...
@@ -311,10 +312,10 @@ class GovernorEnforcer(Component):
             per: By whom, for a limit that counts by key.
 
         Raises:
-            ConfigurationError: There is no such limit.
+            ConfigurationError: There is no such limit, or ``per`` is superfluous or not hashable.
         """
         if resource is not None:
-            return self._book.get(resource).get_status(per)
+            return self._book.get_status(resource, per)
         limits = tuple(rule.get_status() for _, rule in sorted(self._book.rules.items()))
         return GovernorStatus(name=self.name, state=self._state, limits=limits)
 
@@ -352,8 +353,9 @@ class GovernorEnforcer(Component):
 
     async def _take_none(self, resource: str, per: Hashable, cost: int) -> HeldPermit:
         self._book.find(resource, per, cost)
-        self.note_wanted(resource, per=per, cost=cost)
-        return HeldPermit(None, 0.0, cost, 0.0)
+        line = DryLine(self._wanted, (resource, per))
+        line.take(cost)
+        return HeldPermit(line, 0.0, cost, 0.0)
 
 
 def _require_timeout(timeout_seconds: float | None) -> None:

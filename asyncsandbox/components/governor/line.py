@@ -164,9 +164,10 @@ class Line(Log):
         except BaseException:
             self._withdraw(caller)
             raise
-        if error is not None:
-            raise error
         resumed = self._ticker.now()
+        if error is not None:
+            self._tell_unused(resumed)
+            raise error
         self.promise(-cost)
         if until is not None and resumed > until:
             self._let_go(resumed)
@@ -204,9 +205,11 @@ class Line(Log):
             if not (has_left or is_late or (self.spare >= caller.cost and self.has_slot)):
                 break
             self._remove(caller)
+            if has_left:
+                continue
             if is_late:
                 caller.settle(self.refuse(caller.cost))
-            elif not has_left:
+            else:
                 self.promise(caller.cost)
                 self.running += 1
                 caller.settle(None)

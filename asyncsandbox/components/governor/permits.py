@@ -1,9 +1,11 @@
 """The permit a caller holds, and what holds one for the length of a block or of a call.
 
->>> permit = HeldPermit(None, 0.0, 1, 2.5)
->>> permit.release()
->>> permit.waited_seconds
-2.5
+>>> from collections import Counter
+>>> wanted = Counter({"api": 1})
+>>> permit = HeldPermit(DryLine(wanted, "api"), 0.0, 1, 2.5)
+>>> permit.give_back()
+>>> permit.waited_seconds, wanted
+(2.5, Counter({'api': 0}))
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from ..._core.decorators import Arguments, as_coroutine_function, by_name
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Awaitable, Callable, Coroutine, Hashable
     from types import TracebackType
 
@@ -25,8 +28,34 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class DryLine:
+    """Stands in for a line in a dry run: counts what would have been asked of it.
+
+    Args:
+        wanted: What was asked for so far.
+        key: Under what to count.
+    """
+
+    __slots__ = ("_key", "_wanted")
+
+    def __init__(self, wanted: Counter[tuple[str, Hashable]], key: tuple[str, Hashable]) -> None:
+        self._wanted = wanted
+        self._key = key
+
+    def take(self, cost: int) -> None:
+        """Count a permit."""
+        self._wanted[self._key] += cost
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def give_back(self, _stamp: float, cost: int) -> None:
+        """Count it no longer."""
+        self._wanted[self._key] -= cost
+
+
 class HeldPermit:
-    """A `Permit` of a line, or of none in a dry run.
+    """A `Permit`.
 
     Attributes:
         waited_seconds: How long it was waited for.
@@ -34,8 +63,8 @@ class HeldPermit:
 
     __slots__ = ("_cost", "_line", "_stamp", "waited_seconds")
 
-    def __init__(self, line: Line | None, stamp: float, cost: int, waited_seconds: float) -> None:
-        self._line = line
+    def __init__(self, line: Line | DryLine, stamp: float, cost: int, waited_seconds: float) -> None:
+        self._line: Line | DryLine | None = line
         self._stamp = stamp
         self._cost = cost
         self.waited_seconds = waited_seconds

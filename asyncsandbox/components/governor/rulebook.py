@@ -17,7 +17,7 @@ from ..._core.clock import SystemClock, Ticker
 from ..._core.journal import Journal, Level
 from ..._core.settings import require_name
 from ...errors import ConfigurationError, LifecycleError, LimitExceededError
-from .limits import Limit, require_cost
+from .limits import Limit, LimitStatus, require_cost
 from .rule import Rule
 
 if TYPE_CHECKING:
@@ -78,6 +78,17 @@ class RuleBook:
         if rule is None:
             raise ConfigurationError("resource", resource, f"declare it with set_limit(); {self._say_known()}")
         return rule
+
+    def get_status(self, resource: str, per: Hashable) -> LimitStatus:
+        """Return how far a resource is used, by one key where one is named.
+
+        Raises:
+            ConfigurationError: There is none, or ``per`` is superfluous or not hashable.
+        """
+        rule = self.get(resource)
+        if per is not None:
+            _require_key(rule, per)
+        return rule.get_status(per)
 
     def find(self, resource: str, per: Hashable, cost: int) -> Rule:
         """Return the rule a call falls under.
