@@ -137,8 +137,8 @@ def hypothesis_share() -> tuple[float, float, float]:
         SimLoop().run(schedule())
         return 1
 
-    whats = (st.just(Sweep(pauses=True)), st.just(Sweep(pauses=True, pairs=True)), scenarios())
-    ways = (raw, *map(through, whats))
+    strategies = (st.just(Sweep(pauses=True)), st.just(Sweep(pauses=True, pairs=True)), scenarios())
+    ways = (raw, *map(through, strategies))
     rates = [[rate(way) for way in ways] for _ in range(ROUNDS)]
     alone, swept, paired, drawn = (max(each) for each in zip(*rates, strict=True))
     return swept / alone, paired / alone, drawn / alone
