@@ -4,10 +4,10 @@ import types
 from dataclasses import dataclass
 
 import pytest
-from asyncsandbox.components.governor import GovernorEnforcer, GovernorSettings, Limit
 
 from asyncsandbox import FILLED_IN, RetrySettings, Sandbox, Verdict, irreversible, read_only
 from asyncsandbox._core.mistakes import find_mistakes, specs_of
+from asyncsandbox.components.governor import GovernorEnforcer, GovernorSettings, Limit
 from asyncsandbox.errors import ConfigurationError
 
 
