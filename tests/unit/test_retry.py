@@ -255,7 +255,6 @@ def test_what_yields_is_refused_and_so_are_missing_parentheses() -> None:
         {"retry_on_result": bool},
         {"retry_on_result": swallow_a_cancellation},
     ],
-    ids=repr,
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     (name,) = wrong
