@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 NOX = "nox[uv]>=2025.5"
+PYTEST = ("pytest", "--hypothesis-profile=ci", "-n", "auto", "--dist", "worksteal")
 
 
 def bootstrap() -> None:
@@ -139,7 +140,7 @@ def tests(session: nox.Session) -> None:
     """The test suite against the built wheel, on every Python found."""
     dependencies(session, "test")
     session.install(f"{wheel(session)}[all]")
-    session.run("pytest", "--hypothesis-profile=ci", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    session.run(*PYTEST, *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session
@@ -149,7 +150,7 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".[all]")
     session.run("coverage", "erase")
     without_hunts = ("--deselect", "tests/simulation/test_mutants.py")
-    session.run("coverage", "run", "-m", "pytest", "--hypothesis-profile=ci", *without_hunts, *session.posargs)
+    session.run("coverage", "run", "-m", *PYTEST, *without_hunts, *session.posargs)
     session.run("coverage", "combine", "-q")
     session.run("coverage", "report")
 

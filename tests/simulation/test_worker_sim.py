@@ -14,8 +14,8 @@ PAUSES = scenarios(pauses=2, sweep=120)
 LOSSES = {
     "cancelled": st.sets(st.integers(0, 5)),
     "unwanted": st.sets(st.integers(0, 5)),
-    "grace": st.sampled_from([0.0, 0.15, 30.0]),
-    "stops_after": st.sampled_from([0.0, 0.1, 0.3, 2.0]),
+    "grace": st.sampled_from([30.0, 0.15, 0.0]),
+    "stops_after": st.sampled_from([0.1, 0.0, 0.3, 2.0]),
 }
 KEYS = {"takes": st.sampled_from([0.0, 0.2])}
 ROOM = {"leaves": st.sets(st.integers(0, 4)), "steps": st.integers(0, 6)}
