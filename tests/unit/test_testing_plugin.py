@@ -46,7 +46,8 @@ def shop(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:sybil", *arguments)
+    scope = () if "no:asyncio" in arguments else ("-o", "asyncio_default_fixture_loop_scope=function")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:sybil", *scope, *arguments)
 
 
 def token_in(result: pytest.RunResult) -> str:
