@@ -32,7 +32,15 @@
     │   ├── JobTimeoutError(TimeoutError)     one attempt at a job took longer than it may
     │   └── QueueFullError                    too many jobs are waiting; this one was not accepted
     ├── PlanFileError                         a plan file is truncated, newer, or was changed
-    └── NotReadyError                         require_ready() met a NO-GO
+    ├── NotReadyError                         require_ready() met a NO-GO
+    └── StoreError
+        ├── StoreOpenError                    the store cannot be opened; it was left as it is
+        ├── StoreVersionError                 the store's schema is newer than the program, or must be migrated
+        ├── StoreOperationError               an operation is wrong in itself: its SQL or a parameter
+        ├── StoreConflictError                a constraint refuses a write
+        ├── StoreBusyError(TimeoutError)      somebody else held a lock for too long; nothing was written
+        ├── StoreUnavailableError             disk full, file damaged, server gone; nothing was written
+        └── StoreOutcomeUnknownError          the connection broke during a commit and stayed broken
 
 Attributes are typed, the message is composed in ``__str__`` and ends with what to do next, and each exception
 survives pickling.
@@ -71,6 +79,16 @@ from .lifecycle import (
     NotReadyError,
     NotStartedError,
 )
+from .store import (
+    StoreBusyError,
+    StoreConflictError,
+    StoreError,
+    StoreOpenError,
+    StoreOperationError,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
 
 __all__ = [
     "ActionError",
@@ -106,4 +124,12 @@ __all__ = [
     "ResultUnavailableError",
     "SandboxError",
     "SessionInUseError",
+    "StoreBusyError",
+    "StoreConflictError",
+    "StoreError",
+    "StoreOpenError",
+    "StoreOperationError",
+    "StoreOutcomeUnknownError",
+    "StoreUnavailableError",
+    "StoreVersionError",
 ]

@@ -10,7 +10,7 @@ from asyncsandbox import errors
 from asyncsandbox.errors import ComponentStartError, ComponentStopError, KnownAfterApplyError, SandboxError
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
-GROUPS = {errors.SandboxError, errors.LifecycleError, errors.ActionError, errors.JobError}
+GROUPS = {errors.SandboxError, errors.LifecycleError, errors.ActionError, errors.JobError, errors.StoreError}
 LEAVES = [error for error in CLASSES if error not in GROUPS]
 MADE_UP = {
     "str": lambda name: f"the {name} in question",
