@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 async def outlast(
-    task: asyncio.Task[Any],
+    task: asyncio.Future[Any],
     *,
     on_cancel: Callable[[], object] | None = None,
     until: Callable[[], Awaitable[object]] | None = None,
@@ -31,7 +31,7 @@ async def outlast(
     """Wait until ``task`` has ended, also when the waiter is cancelled meanwhile.
 
     Args:
-        task: What must end; it is never cancelled here.
+        task: What must end, a task or a future; it is never cancelled here.
         on_cancel: Called at each cancellation of the waiter.
         until: Gives something to await that ends when the task does; a task that can say so itself is heard sooner.
 

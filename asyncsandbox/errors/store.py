@@ -50,7 +50,9 @@ class StoreVersionError(StoreError):
             remedy = "upgrade the program (a store never goes back)"
         else:
             remedy = "migrate the store first, or set StoreSettings(auto_migrate=True)"
-        return f"{self.store} has schema {self.schema!r} in version {self.found}, this program in {self.known}: {remedy}"
+        return (
+            f"{self.store} has schema {self.schema!r} in version {self.found}, this program in {self.known}: {remedy}"
+        )
 
 
 class StoreOperationError(StoreError):

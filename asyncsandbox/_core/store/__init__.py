@@ -146,7 +146,7 @@ class Store:
             ConfigurationError: The namespace is empty.
         """
         other = Store(self._engine, namespace=namespace, settings=self._settings, clock=self._clock)
-        other._schemas, other._operations = self._schemas, self._operations  # noqa: SLF001 - its own kind
+        other._schemas, other._operations = self._schemas, self._operations
         return other
 
     async def open(self) -> None:
@@ -249,9 +249,7 @@ class Store:
         """Return what the store holds; counts every row, so it takes a while on large ones."""
         engine = self._engine
         schemas, version, size = await engine.run(lambda: describing(engine.size))
-        return StoreInfo(
-            engine=engine.kind, version=version, location=self.location, schemas=schemas, size_bytes=size
-        )
+        return StoreInfo(engine=engine.kind, version=version, location=self.location, schemas=schemas, size_bytes=size)
 
     async def prune(self, *, older_than_seconds: float) -> dict[str, int]:
         """Delete old rows of this namespace, as each attached schema says, a thousand at a time.

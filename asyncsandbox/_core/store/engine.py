@@ -16,7 +16,7 @@ from ..settings import require_number
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .operations import Bound, Dialect, Operation, Result, Row
+    from .operations import Bound, Dialect, Operation, Result
     from .schema import Script
 
 T = TypeVar("T")

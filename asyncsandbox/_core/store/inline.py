@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ...errors import NotStartedError
 from ..clock import SystemClock
@@ -116,7 +116,9 @@ class InlineEngine:
         """Wait until a channel's count is not ``since``, or time is up; return the count."""
         return await self._signals.wait(channel, since=since, timeout_seconds=timeout_seconds)
 
-    async def _soon(self, step: Callable[[Unit], None], bounds: tuple[Bound, ...], *, patient: bool) -> Any:
+    async def _soon(
+        self, step: Callable[[Unit], None], bounds: tuple[Bound, ...], *, patient: bool
+    ) -> tuple[Result, ...]:
         unit = Unit(bounds)
         asyncio.get_running_loop().call_soon(step, unit)
         return await unit.wait(patient=patient)

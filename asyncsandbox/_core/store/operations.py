@@ -59,7 +59,8 @@ class Dialect(StrEnum):
     POSTGRES = "postgres"
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Result:
     """What a write did.
 
     Attributes:
@@ -122,7 +123,9 @@ class Operation:
         for names in found:
             if names - SUPPLIED != found[0] - SUPPLIED:
                 odd = ", ".join(sorted((names ^ found[0]) - SUPPLIED))
-                raise ConfigurationError("Operation.sql", self.name, f"use the same parameters in every text, not {odd}")
+                raise ConfigurationError(
+                    "Operation.sql", self.name, f"use the same parameters in every text, not {odd}"
+                )
         object.__setattr__(self, "parameters", found[0] - SUPPLIED)
         object.__setattr__(self, "supplied", frozenset().union(*found) & SUPPLIED)
 
@@ -193,7 +196,7 @@ def _render_postgres(text: str, *, returns_rows: bool) -> Statement:
     number = f"${len(names) + 1}::bigint"
     inner = sql if returns_rows else f"{sql}\nRETURNING 1"
     wanted = f"{number}, each.*" if returns_rows else f"{number}, count(*)"
-    numbered = f"WITH each AS (\n{inner}\n) SELECT {wanted} FROM each"
+    numbered = f"WITH each AS (\n{inner}\n) SELECT {wanted} FROM each"  # noqa: S608 - the operation's own text
     return Statement(sql, names, returns_rows, numbered)
 
 
@@ -215,6 +218,8 @@ _TESTS: dict[type, Callable[[Any], bool]] = {
     type(None): lambda value: True,  # noqa: ARG005 - NULL
 }
 
+_MAKES: dict[type, Callable[[Any], Value]] = {str: str, int: int, float: float, bytes: bytes}
+
 
 def _plain(operation: str, name: str, value: object) -> Value:
     """Return True as 1 and a StrEnum as its text; refuse what not every engine would store alike.
@@ -222,9 +227,9 @@ def _plain(operation: str, name: str, value: object) -> Value:
     Raises:
         StoreOperationError: It is such a value.
     """
-    for kind in (str, int, float, bytes):
+    for kind, make in _MAKES.items():
         if isinstance(value, kind) and _TESTS[kind](value):
-            return kind(value)
+            return make(value)
     raise StoreOperationError(
         operation,
         f"parameter {name!r} holds a {type(value).__name__} that not every engine can store; give text without NUL "

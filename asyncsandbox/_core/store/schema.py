@@ -1,7 +1,7 @@
 """What a component keeps in the store: its tables, how they came to be, its operations, and how old rows go.
 
-A version is the number of migrations. Each is one step that is never edited once released: a later version adds another.
-All steps and the note of the new version are one transaction.
+A version is the number of migrations. Each is one step that is never edited once released: a later version adds
+another. All steps and the note of the new version are one transaction.
 
 >>> BELLS = Schema(
 ...     name="bells",
@@ -40,10 +40,10 @@ _CREATE_MARKER = Operation(
     "store.create_marker",
     f"CREATE TABLE IF NOT EXISTS {MARKER} (name TEXT PRIMARY KEY, version BIGINT NOT NULL, tables TEXT NOT NULL)",
 )
-_LIST = Operation("store.list_schemas", f"SELECT name, version, tables FROM {MARKER} ORDER BY name")
+_LIST = Operation("store.list_schemas", "SELECT name, version, tables FROM sandbox_schemas ORDER BY name")
 _NOTE = Operation(
     "store.note_schema",
-    f"INSERT INTO {MARKER} (name, version, tables) VALUES (:name, :version, :tables) "
+    "INSERT INTO sandbox_schemas (name, version, tables) VALUES (:name, :version, :tables) "
     "ON CONFLICT (name) DO UPDATE SET version = excluded.version, tables = excluded.tables",
 )
 
@@ -94,7 +94,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         for field, name in (("name", self.name), *(("tables", table) for table in self.tables)):
-            if not isinstance(name, str) or not _NAME.fullmatch(name) or name == MARKER:
+            if not _NAME.fullmatch(name) or name == MARKER:
                 raise ConfigurationError(f"Schema.{field}", name, "give a short name in lower case, without dots")
         if not self.migrations:
             raise ConfigurationError("Schema.migrations", self.migrations, "give at least the one that creates tables")

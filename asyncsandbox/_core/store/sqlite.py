@@ -74,18 +74,17 @@ class SqliteEngine:
         loop = asyncio.get_running_loop()
         threads = tuple(ThreadPoolExecutor(1, f"asyncsandbox-store-{name}") for name in ("writer", "reader"))
         connecting = loop.run_in_executor(threads[0], self._connect)
-        cancellation = await outlast(connecting)  # type: ignore[arg-type]
-        try:
-            connections = connecting.result()
-            if cancellation is not None:
-                for connection in connections:
+        cancellation = await outlast(connecting)
+        failed = connecting.exception() is not None
+        if failed or cancellation is not None:
+            if not failed:
+                for connection in connecting.result():
                     connection.close()
-                raise cancellation
-        except BaseException:
             for thread in threads:
                 thread.shutdown(wait=False)
-            raise
-        self._opened = _Opened(threads, connections, self._settings.max_pending, self._tell)
+        if cancellation is not None:
+            raise cancellation
+        self._opened = _Opened(threads, connecting.result(), self._settings.max_pending, self._tell)
 
     async def close(self) -> None:
         """Write what was submitted, and close the file."""
@@ -153,7 +152,7 @@ class SqliteEngine:
     async def _in_writer_thread(self, function: Callable[..., T], *args: Any) -> T:
         thread = self._get("this").threads[0]
         job = asyncio.get_running_loop().run_in_executor(thread, partial(function, *args))
-        cancellation = await outlast(job)  # type: ignore[arg-type]
+        cancellation = await outlast(job)
         if cancellation is not None:
             raise cancellation
         return job.result()
@@ -187,5 +186,5 @@ class _Opened:
         await self.writes.close()
         loop = asyncio.get_running_loop()
         for thread, connection in zip(self.threads, (self.writer, self.reader), strict=True):
-            await outlast(loop.run_in_executor(thread, connection.close))  # type: ignore[arg-type]
+            await outlast(loop.run_in_executor(thread, connection.close))
             thread.shutdown(wait=False)

@@ -3,17 +3,11 @@
 A statement that fails undoes itself and leaves the group's transaction as it was, so its neighbours never notice.
 
 >>> connection = SqliteConnection(sqlite3.connect(":memory:", isolation_level=None))
->>> def create():
+>>> def script():
 ...     yield Operation("bells.create", "CREATE TABLE sandbox_bells (name TEXT PRIMARY KEY)")()
->>> connection.run(create())
->>> ring = Operation("bells.ring", "INSERT INTO sandbox_bells VALUES (:name)")
->>> connection.write((ring(name="ding"),))
-(Result(rows=(), count=1),)
->>> connection.write((ring(name="dong"), ring(name="ding")))
-Traceback (most recent call last):
-    ...
-asyncsandbox.errors...StoreConflictError: operation 'bells.ring' was refused by a constraint (UNIQUE constraint failed: ...
->>> connection.read(Operation("bells.list", "SELECT name FROM sandbox_bells")())
+...     yield Operation("bells.ring", "INSERT INTO sandbox_bells VALUES (:name)")(name="ding")
+...     return (yield Operation("bells.list", "SELECT name FROM sandbox_bells")())
+>>> connection.run(script())
 ({'name': 'ding'},)
 """
 
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .lane import Unit
-    from .operations import Bound, Row, Statement
+    from .operations import Bound, Statement
     from .schema import Script
 
 __all__ = ["Operation", "SqliteConnection", "sqlite3", "translate"]
@@ -86,21 +80,6 @@ class SqliteConnection:
             raise StoreOperationError(operation.name, f"SQLite says {error}; mend its SQL") from error
         self._statements[operation] = statement
 
-    def write(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
-        """Carry out operations in a transaction of their own.
-
-        Raises:
-            StoreError: They failed, and nothing was written.
-        """
-        self._begin(bounds[0].operation.name)
-        try:
-            results = tuple(map(self._execute, bounds))
-            self._connection.execute("COMMIT")
-        except Exception as error:
-            self._rollback()
-            raise translate(error, bounds[0].operation.name) from error
-        return results
-
     def write_group(self, group: Sequence[Unit]) -> None:
         """Carry out a group of units in one transaction, and set the outcome of each."""
         name = group[0].bounds[0].operation.name
@@ -133,17 +112,6 @@ class SqliteConnection:
             except Exception as error:  # noqa: BLE001 - it reaches the caller
                 unit.outcome = translate(error, unit.name)
 
-    def read(self, bound: Bound) -> tuple[Row, ...]:
-        """Carry out one read.
-
-        Raises:
-            StoreError: It failed.
-        """
-        try:
-            return self._execute(bound).rows
-        except Exception as error:
-            raise translate(error, bound.operation.name) from error
-
     def run(self, script: Script[T]) -> T:
         """Run a script in a transaction of its own; it may change the tables.
 
@@ -162,7 +130,8 @@ class SqliteConnection:
             return end.value  # type: ignore[no-any-return]
         except Exception as error:
             self._rollback()
-            raise translate(error, name) from error
+            failure = translate(error, name)
+            raise failure from error
         finally:
             script.close()
 
@@ -171,7 +140,8 @@ class SqliteConnection:
             # IMMEDIATE: a transaction that begins by reading cannot wait for the lock when it wants to write.
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise translate(error, name) from error
+            failure = translate(error, name)
+            raise failure from error
 
     def _rollback(self) -> None:
         if self._connection.in_transaction:

@@ -31,7 +31,9 @@ _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 _MAGIC = b"SQLite format 3\0"
 _ID_AT = slice(68, 72)
 _HEADER_BYTES = 100
-_NETWORK = re.compile(r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|lustre|beegfs|fuse\.(sshfs|glusterfs|ceph.*|s3fs|rclone))")
+_NETWORK = re.compile(
+    r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|lustre|beegfs|fuse\.(sshfs|glusterfs|ceph.*|s3fs|rclone))"
+)
 _MOUNTS = Path("/proc/mounts")
 _OWN_FILE = "it was left as it is: give the store a file of its own"
 _RETRY_SECONDS = 0.02
@@ -56,7 +58,8 @@ def open_writer(path: Path, *, shown: str, busy_seconds: float) -> sqlite3.Conne
     except (sqlite3.Error, StoreError) as error:
         if connection is not None:
             connection.close()
-        raise _explain(error, shown) from error
+        failure = _explain(error, shown)
+        raise failure from error
     return connection
 
 
