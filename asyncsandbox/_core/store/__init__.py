@@ -218,6 +218,8 @@ class Store:
             StoreError: It failed, or it would change something.
             NotStartedError: The store is not open.
         """
+        if not operation.reads:
+            raise StoreOperationError(operation.name, "it writes; use store.write for it")
         (result,) = await self._engine.read((self._fill_in(operation(**params)),))
         return result.rows
 

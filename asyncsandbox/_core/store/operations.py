@@ -101,6 +101,7 @@ class Operation:
         notify: Channel that is told when this has been written; see `Store.wait_for`.
         parameters: Names that callers give. Found in the SQL.
         supplied: Which of `SUPPLIED` it mentions. Found in the SQL.
+        reads: Whether it changes nothing. Found in the SQL.
 
     Raises:
         ConfigurationError: Name or SQL is empty, or the texts take different parameters.
@@ -113,6 +114,7 @@ class Operation:
     notify: str | None = field(default=None, kw_only=True)
     parameters: frozenset[str] = field(init=False)
     supplied: frozenset[str] = field(init=False)
+    reads: bool = field(init=False)
 
     def __post_init__(self) -> None:
         require_name("Operation.name", self.name)
@@ -128,6 +130,7 @@ class Operation:
                 )
         object.__setattr__(self, "parameters", found[0] - SUPPLIED)
         object.__setattr__(self, "supplied", frozenset().union(*found) & SUPPLIED)
+        object.__setattr__(self, "reads", _is_read(_strip(self.sql)))
 
     def __call__(self, /, **params: Value) -> Bound:
         """Return this operation with its parameters.
@@ -152,11 +155,8 @@ class Operation:
     def render(self, dialect: Dialect) -> Statement:
         """Return the operation as one dialect runs it."""
         text = self.text_for(dialect)
-        bare = _PARTS.sub(lambda part: part[0] if part["parameter"] else " ", text)
-        first = _FIRST_WORD.match(bare)
-        word = first[1].upper() if first else ""
-        reads = word in {"SELECT", "VALUES"} or (word == "WITH" and not _WRITES.search(bare))
-        returns_rows = reads or _RETURNING.search(bare) is not None
+        bare = _strip(text)
+        returns_rows = _is_read(bare) or _RETURNING.search(bare) is not None
         if dialect is Dialect.SQLITE:
             return Statement(text, (), returns_rows, "")
         return _render_postgres(text, returns_rows=returns_rows)
@@ -189,6 +189,17 @@ def number_parameters(text: str) -> tuple[str, tuple[str, ...]]:
         return f"${names.index(name) + 1}"
 
     return _PARTS.sub(number, text), tuple(names)
+
+
+def _strip(text: str) -> str:
+    """Return the text without what is quoted and without comments."""
+    return _PARTS.sub(lambda part: part[0] if part["parameter"] else " ", text)
+
+
+def _is_read(bare: str) -> bool:
+    first = _FIRST_WORD.match(bare)
+    word = first[1].upper() if first else ""
+    return word in {"SELECT", "VALUES"} or (word == "WITH" and not _WRITES.search(bare))
 
 
 def _render_postgres(text: str, *, returns_rows: bool) -> Statement:
