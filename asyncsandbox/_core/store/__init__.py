@@ -215,7 +215,8 @@ class Store:
         """Return the rows of an operation that changes nothing.
 
         Raises:
-            StoreError: It failed, or it would change something.
+            StoreOperationError: It would change something, or is wrong in itself.
+            StoreError: It failed.
             NotStartedError: The store is not open.
         """
         if not operation.reads:

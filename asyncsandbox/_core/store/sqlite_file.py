@@ -95,7 +95,7 @@ def _prepare_folder(path: Path, shown: str) -> None:
     if not stat.S_ISREG(mode):
         raise StoreOpenError(shown, "this is not a regular file", "name a file, it need not exist")
     for needed, what in ((path, "it"), (path.parent, "its folder, where SQLite keeps its log")):
-        if needed.exists() and not os.access(needed, os.W_OK):
+        if needed.exists() and not os.access(needed, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise StoreOpenError(shown, f"you may not write {what}", "change its permissions, or take another place")
     with suppress(OSError):
         kind = filesystem_of(path.absolute(), _MOUNTS.read_text("utf-8", "replace"))
