@@ -1,9 +1,11 @@
 """What holds for every test: Hypothesis' profiles, and that nothing is left running."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Generator
 
+import postgres
 import pytest
 from hypothesis import settings
 
@@ -49,3 +51,17 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     _unfinished_tasks.clear()
     if left:
         pytest.fail("left running: " + ", ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Generator[str]:
+    """Give the URL of a PostgreSQL server that lasts as long as the tests."""
+    given = os.environ.get(postgres.URL_VARIABLE)
+    if given:
+        yield given
+        return
+    cluster = postgres.start_cluster()
+    try:
+        yield cluster.url
+    finally:
+        postgres.end_cluster(cluster)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres import with_schema
 from shelf import (
     ADD,
     AGES,
@@ -52,17 +53,19 @@ from asyncsandbox.errors import (
     StoreVersionError,
 )
 
-ENGINES = ["memory", "sqlite"]
+ENGINES = ["memory", "sqlite", "postgres"]
 
 
-def make_place(engine: str, folder: Path) -> str:
-    return ":memory:" if engine == "memory" else str(folder / "store.sqlite")
+def make_place(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "postgres":
+        return with_schema(request.getfixturevalue("postgres_url"))
+    return ":memory:" if request.param == "memory" else str(folder / "store.sqlite")
 
 
 @pytest.fixture(params=ENGINES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Say where a fresh store of each engine goes."""
-    return make_place(request.param, tmp_path)
+    return make_place(request, tmp_path)
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ async def store(place: str) -> AsyncIterator[Store]:
 @pytest.fixture(params=[engine for engine in ENGINES if engine != "memory"])
 def durable(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Say where a fresh store of each engine that outlives its process goes."""
-    return make_place(request.param, tmp_path)
+    return make_place(request, tmp_path)
 
 
 # ------------------------------------------------------------------ writing and reading
@@ -295,7 +298,7 @@ async def test_prune_deletes_what_is_old(store: Store) -> None:
 
 
 async def test_news_wakes_who_waits_and_waits_for_who_comes_late(store: Store) -> None:
-    seen = await store.wait_for("shelf", timeout_seconds=0.01)
+    seen = await store.wait_for("shelf", timeout_seconds=0.3)  # PostgreSQL: time to connect
     waiting = [asyncio.create_task(store.wait_for("shelf", since=seen, timeout_seconds=30)) for _ in range(3)]
     await asyncio.sleep(0.01)
     await store.write(PUT, key="a", value=1)

@@ -170,10 +170,10 @@ class Store:
             StoreOperationError: The database cannot compile an operation.
         """
         await self._migrate(schemas, may_change=self._settings.auto_migrate)
-        for schema in schemas:
-            await self._engine.check(schema.all_operations)
-            self._operations.update(schema.all_operations)
-            self._schemas[schema.name] = schema
+        operations = [operation for schema in schemas for operation in schema.all_operations]
+        await self._engine.check(operations)
+        self._operations.update(operations)
+        self._schemas.update((schema.name, schema) for schema in schemas)
 
     async def migrate(self, *schemas: Schema) -> tuple[SchemaChange, ...]:
         """Bring schemas to their newest versions, all of them or none, whatever the settings say.
