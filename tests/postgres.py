@@ -82,7 +82,12 @@ class Cluster:
 
     def _run(self, name: str, *arguments: str) -> None:
         ended = subprocess.run(
-            [self._binaries / name, *arguments], capture_output=True, text=True, cwd=self.folder, check=False, **self._as
+            [self._binaries / name, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            check=False,
+            **self._as,
         )
         if ended.returncode:
             raise RuntimeError(f"{name} failed: {ended.stdout}{ended.stderr}")

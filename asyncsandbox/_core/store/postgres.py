@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ...errors import NotStartedError, StoreError
+from ...errors import NotStartedError
 from .lane import Home, Lane, Unit
 from .operations import Bound, Dialect, Operation, Result
 from .postgres_calls import Caller
-from .postgres_link import Link, driver, is_lost, translate
+from .postgres_link import Link, driver, translate
 from .postgres_listener import Listener
+from .postgres_reader import Reader
 from .postgres_writer import CREATE_WRITERS, FORGET_WRITERS, Writer, milliseconds
 from .schema import creating_marker
 
@@ -155,17 +156,15 @@ class _Opened:
         self.home = Home()
         self.caller = Caller()
         self.listener = Listener(link())
-        self._clock = clock
-        self._patience = settings.reconnect_seconds
-        patience = {"busy_seconds": settings.busy_seconds, "reconnect_seconds": settings.reconnect_seconds}
-        self._main = link(lock_timeout=str(milliseconds(min(_LOCK_SECONDS, settings.busy_seconds))))
-        slow = link(lock_timeout=str(milliseconds(settings.busy_seconds)))
-        self._reader = link(default_transaction_read_only="on")
-        self._slow_writer = Writer(slow, clock, **patience)
+        busy, patience = settings.busy_seconds, settings.reconnect_seconds
+        self._main = link(lock_timeout=str(milliseconds(min(_LOCK_SECONDS, busy))))
+        slow = link(lock_timeout=str(milliseconds(busy)))
+        self._slow_writer = Writer(slow, clock, busy_seconds=busy, reconnect_seconds=patience)
         self._slow = Lane(_tasks(self._slow_writer.write_group), limit=1)
-        self._writer = Writer(self._main, clock, **patience, aside=self._slow.add)
+        self._writer = Writer(self._main, clock, busy_seconds=busy, reconnect_seconds=patience, aside=self._slow.add)
+        self._reader = Reader(link(default_transaction_read_only="on"), clock, patience)
         self.writes = Lane(_tasks(self._writer.write_group), limit=settings.max_pending)
-        self.reads = Lane(_tasks(self._read_group), limit=settings.max_pending, patient=False)
+        self.reads = Lane(_tasks(self._reader.read_group), limit=settings.max_pending, patient=False)
 
     async def open(self) -> None:
         await self._main.open()
@@ -180,37 +179,6 @@ class _Opened:
         await self._slow_writer.close()
         await self._reader.close()
         await self.listener.close()
-
-    async def _read_group(self, group: list[Unit]) -> None:
-        until = self._clock.monotonic() + self._patience
-        try:
-            while True:
-                try:
-                    connection = await self._reader.get(max(0.0, until - self._clock.monotonic()))
-                    outcomes = await self.caller.call(connection, [unit.bounds for unit in group])
-                    break
-                except (OSError, driver().PostgresError, driver().InterfaceError) as error:
-                    if not is_lost(error) and self._reader.is_up:
-                        raise
-                    self._reader.drop()
-                    if self._clock.monotonic() >= until:
-                        raise
-        except Exception as error:  # noqa: BLE001 - it reaches the callers
-            await self._read_halves(group, error)
-        else:
-            for unit, outcome in zip(group, outcomes, strict=True):
-                unit.outcome = outcome
-
-    async def _read_halves(self, group: list[Unit], error: Exception) -> None:
-        if isinstance(error, StoreError) or is_lost(error):
-            for unit in group:
-                unit.outcome = translate(error, unit.name)
-        elif len(group) == 1:
-            group[0].outcome = translate(error, group[0].name)
-        else:
-            middle = len(group) // 2
-            await self._read_group(group[:middle])
-            await self._read_group(group[middle:])
 
 
 def _preparing() -> Script[None]:

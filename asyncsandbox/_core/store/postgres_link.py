@@ -162,7 +162,9 @@ class Link:
         if self._predecessor is not None:
             pid, began = self._predecessor
             await self._connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2", pid, began
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2",
+                pid,
+                began,
             )
 
     async def close(self) -> None:

@@ -131,6 +131,7 @@ class Writer:
             StoreUnavailableError: The server is gone; nothing was written.
             StoreOutcomeUnknownError: It went during the commit.
             PostgresError: An operation failed; nothing was written.
+            OSError: Never: that means that the connection broke.
         """
         until = self._clock.monotonic() + self._reconnect_seconds
         while True:
@@ -195,4 +196,3 @@ def channel_name(channel: str) -> str:
 def milliseconds(seconds: float) -> int:
     """Return a time as PostgreSQL's settings take it."""
     return max(1, round(seconds * 1000))
-

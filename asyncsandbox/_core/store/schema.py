@@ -98,7 +98,7 @@ class Schema:
                 raise ConfigurationError(f"Schema.{field}", name, "give a short name in lower case, without dots")
         if not self.migrations:
             raise ConfigurationError("Schema.migrations", self.migrations, "give at least the one that creates tables")
-        if self.prune is not None and self.prune.parameters != {"before", "most"}:
+        if self.prune is not None and self.prune.parameters != frozenset({"before", "most"}):
             raise ConfigurationError("Schema.prune", self.prune.name, "let it take :before and :most")
 
     @property
