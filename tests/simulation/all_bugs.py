@@ -8,6 +8,7 @@ from simulation.idempotency_bugs import IDEMPOTENCY_CHECKS, IDEMPOTENCY_MUTANTS
 from simulation.mutants import CHECKS, Check, Mutant
 from simulation.retry_bugs import RETRY_CHECKS, RETRY_MUTANTS
 from simulation.seeded_bugs import MUTANTS
+from simulation.store_bugs import STORE_CHECKS, STORE_MUTANTS
 from simulation.worker_bugs import WORKER_CHECKS, WORKER_MUTANTS
 
 ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
@@ -16,5 +17,6 @@ ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "governor": (GOVERNOR_CHECKS, tuple(GOVERNOR_MUTANTS)),
     "idempotency": (IDEMPOTENCY_CHECKS, tuple(IDEMPOTENCY_MUTANTS)),
     "retry": (RETRY_CHECKS, tuple(RETRY_MUTANTS)),
+    "store": (STORE_CHECKS, STORE_MUTANTS),
     "worker": (WORKER_CHECKS, tuple(WORKER_MUTANTS)),
 }

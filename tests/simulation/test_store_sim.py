@@ -37,6 +37,7 @@ class Bank:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.found_when_cancelled: dict[int, bool] = {}
+        self.undisturbed: list[int] = []
 
     async def transfer(self, number: int) -> None:
         try:
@@ -46,7 +47,12 @@ class Bank:
             raise
 
     async def _write(self, number: int) -> None:
-        await self.store.write_all(PUT(key=f"note {number}", value=1), ADD(key="a", value=-1), ADD(key="b", value=1))
+        note = PUT(key=f"note {number}", value=1)  # refused where it has happened, and the rest with it
+        await self.store.write_all(ADD(key="a", value=-1), ADD(key="b", value=1), note)
+        task = asyncio.current_task()
+        assert task is not None
+        if task.cancelling():
+            self.undisturbed.append(number)
 
 
 class Glass:
@@ -78,6 +84,8 @@ async def move_money(sim: Simulation, bank: Bank, cancelled: set[int], look_now:
             told.add(number)
 
     async def transfer(number: int) -> None:
+        for _ in range(2 * number):
+            await asyncio.sleep(0)
         asking = asyncio.create_task(ask(number))
         if number in cancelled:
             await asyncio.sleep(0)
@@ -91,6 +99,7 @@ async def move_money(sim: Simulation, bank: Bank, cancelled: set[int], look_now:
     before = look_now()
     with suppress(CrashedError):
         told_late = {number for number, found in bank.found_when_cancelled.items() if not found}
+        assert not bank.undisturbed, "a cancelled task goes on as if nothing was"
         assert not told_late & {n for n in range(4) if f"note {n}" in before}, "told before the outcome was known"
     await sim.heal()
     for number in range(4):
