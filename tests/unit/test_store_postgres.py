@@ -1,12 +1,14 @@
 """The store on PostgreSQL: broken connections, restarts, locks, and what it says then."""
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,15 +18,19 @@ from shelf import ADD, BAD, GET, LIST, PUT, SET, SHELF, SWAP
 
 from asyncsandbox._core.store import Store, StoreSettings, open_store
 from asyncsandbox._core.store.postgres import _SCRIPT_LOCK
+from asyncsandbox._core.store.postgres_link import translate
 from asyncsandbox._core.store.postgres_writer import Writer
 from asyncsandbox.errors import (
     LifecycleError,
     StoreBusyError,
+    StoreConflictError,
     StoreOpenError,
+    StoreOperationError,
     StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
 
+PROJECT = Path(__file__).parents[2]
 PATIENT = StoreSettings(busy_seconds=1, reconnect_seconds=20)
 HASTY = StoreSettings(busy_seconds=0.2, reconnect_seconds=0)
 
@@ -267,17 +273,122 @@ async def test_a_writer_that_guesses_is_caught(store: Store, broken: type[Writer
     assert await store.read(GET, key="sum") == ({"value": value},)
 
 
-async def test_a_commit_is_waited_for_that_the_server_still_works_on(store: Store, other: Any) -> None:
+async def test_a_commit_is_waited_for_that_the_server_still_works_on(url: str, other: Any) -> None:
     """The old session holds the row of our number: the question waits for its end instead of guessing."""
-    writer = store._engine._opened._writer
+    async with open_store(url, settings=StoreSettings(busy_seconds=0.1, reconnect_seconds=20)) as store:
+        await store.attach(SHELF)
+        writer = store._engine._opened._writer
+        await put(store, "a")
+        async with other.transaction():
+            await other.execute("UPDATE sandbox_writers SET number = number + 1 WHERE id = $1", writer._id)
+            writer._number += 1
+            asking = asyncio.create_task(writer._has_come_through(asyncio.get_running_loop().time() + 20, OSError()))
+            await asyncio.sleep(0.4)
+            assert not asking.done()
+        assert await asking
+
+
+async def test_a_session_that_the_server_takes_for_alive_is_ended(store: Store, other: Any) -> None:
+    """Our end of the wire is gone, and the transaction there would hold its locks for a minute."""
     await put(store, "a")
-    async with other.transaction():
-        await other.execute("UPDATE sandbox_writers SET number = number + 1 WHERE id = $1", writer._id)
-        writer._number += 1
-        asking = asyncio.create_task(writer._has_come_through(asyncio.get_running_loop().time() + 20, OSError()))
-        await asyncio.sleep(0.2)
-        assert not asking.done()
-    assert await asking
+    link = store._engine._opened._writer._link
+    lost = link._connection
+    await lost.execute("BEGIN; UPDATE sandbox_shelf SET value = 9 WHERE key = 'a'")
+    link._connection = None
+    assert (await store.write(ADD, key="a", value=1)).rows == ({"value": 2},)
+    lost.terminate()
+
+
+async def test_a_group_that_cannot_be_rolled_back_harms_nobody(store: Store) -> None:
+    await put(store, "a")
+    cut_next(store, "ROLLBACK")
+    outcomes = await put(store, "a", "b")
+    assert [type(outcome).__name__ for outcome in outcomes] == ["StoreConflictError", "Result"]
+
+
+async def test_a_read_that_is_cut_off_is_made_again(store: Store) -> None:
+    await put(store, "a")
+    await keys(store)
+    cut_next(store, "CALL", reader=True)
+    assert await keys(store) == ["a"]
+
+
+async def test_a_connection_that_does_not_say_goodbye_is_hung_up(url: str) -> None:
+    class Silent(Cutting):
+        async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109
+            raise TimeoutError
+
+    store = open_store(url)
+    await store.open()
+    link = store._engine._opened._writer._link
+    connection = link._connection
+    link._connection = Silent(connection, "DELETE FROM sandbox_writers WHERE id = $1", after=False)
+    await store.close()
+    assert connection.is_closed()
+
+    store = open_store(url)
+    await store.open()
+    link = store._engine._opened._writer._link
+    connection = link._connection
+    link._connection = Silent(connection, "nothing", after=False)
+    await store.close()
+    assert connection.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (asyncpg.DiskFullError, StoreUnavailableError),
+        (asyncpg.ReadOnlySQLTransactionError, StoreUnavailableError),
+        (asyncpg.QueryCanceledError, StoreBusyError),
+        (asyncpg.CheckViolationError, StoreConflictError),
+        (asyncpg.UndefinedColumnError, StoreOperationError),
+        (ConnectionResetError, StoreUnavailableError),
+    ],
+)
+def test_errors_of_the_server_have_our_names(error: type[Exception], kind: type[Exception]) -> None:
+    assert type(translate(error("so it is"), "shelf.put")) is kind
+
+
+FORKED = """
+import asyncio, os, sys, warnings
+from shelf import LIST, PUT, SHELF
+from asyncsandbox._core.store import open_store
+
+async def child(store):
+    for use in (store.write(PUT, key="b", value=1), store.read(LIST), store.info()):
+        try:
+            await use
+        except Exception as error:
+            print(type(error).__name__, "in each process" in str(error))
+    await store.close()
+
+async def main():
+    async with open_store(sys.argv[1]) as store:
+        await store.attach(SHELF)
+        await store.write(PUT, key="a", value=1)
+        pid = os.fork()
+        if not pid:
+            asyncio._set_running_loop(None)
+            asyncio.run(child(store))
+            sys.stdout.flush()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print([row["key"] for row in await store.read(LIST)])
+
+warnings.simplefilter("ignore")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_store_is_not_used_across_a_fork(url: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKED, url],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout.splitlines() == ["LifecycleError True"] * 3 + ["['a']"], ended.stderr
 
 
 async def test_a_server_that_stays_away_is_told(url: str) -> None:

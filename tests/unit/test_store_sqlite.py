@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -340,13 +340,41 @@ def test_the_switch_to_wal_is_waited_for(path: Path) -> None:
     other.execute("PRAGMA journal_mode = DELETE")
     other.execute("BEGIN")
     other.execute("SELECT * FROM sandbox_schemas").fetchall()
-    ending = threading.Timer(0.1, other.rollback)
+    ending = threading.Timer(0.5, other.rollback)
     ending.start()
     open_and_close(path)
     assert other.execute("SELECT count(*) FROM sandbox_schemas").fetchone() == (1,)
     assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     ending.join()
     other.close()
+
+
+def test_a_switch_to_wal_that_nobody_lets_happen_is_busy(path: Path) -> None:
+    open_and_close(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM sandbox_schemas").fetchall()
+        with pytest.raises(StoreBusyError):
+            asyncio.run(open_store(path, settings=StoreSettings(busy_seconds=0.05)).open())
+
+
+def test_a_database_that_appears_while_we_open_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(path)) as theirs:
+        theirs.execute("CREATE TABLE customers (name TEXT)")
+    before = path.read_bytes()
+    monkeypatch.setattr("asyncsandbox._core.store.sqlite_file._refuse_foreign", lambda path, shown: None)
+    refuse(path, "another program's database")
+    assert path.read_bytes() == before
+
+
+async def test_attaching_that_is_cancelled_ends_first(store: Store) -> None:
+    attaching = asyncio.create_task(store.migrate(JOBS))
+    await asyncio.sleep(0)
+    attaching.cancel()
+    await asyncio.wait([attaching])
+    assert attaching.cancelled()
+    assert await store.migrate(JOBS) == ()
 
 
 ADDING = """
@@ -434,6 +462,10 @@ def test_writes_of_a_loop_that_ends_are_finished_or_lost_and_hang_nobody(path: P
     assert sqlite3.connect(path).execute("SELECT count(*) FROM sandbox_shelf").fetchone() == (5,)
 
 
+def refuse_to_start(future: object) -> None:
+    raise RuntimeError("cannot schedule new futures after shutdown")
+
+
 async def test_a_group_that_ends_without_outcome_is_unknown() -> None:
     def start(group: list[Unit]) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
@@ -444,9 +476,10 @@ async def test_a_group_that_ends_without_outcome_is_unknown() -> None:
         lambda future: future.cancel(),
         lambda future: future.set_exception(OSError("gone")),
         lambda future: future.set_result(None),
+        refuse_to_start,
     ]
     lane = Lane(start, limit=10)
-    for cause in (type(None), OSError, asyncio.CancelledError):
+    for cause in (RuntimeError, type(None), OSError, asyncio.CancelledError):
         with pytest.raises(StoreOutcomeUnknownError) as caught:
             await lane.submit((PUT(key="a", value=1),))
         assert isinstance(caught.value.__cause__, cause)

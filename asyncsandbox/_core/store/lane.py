@@ -198,7 +198,12 @@ class Lane:
         self._scheduled = False
         group, self._waiting = self._waiting, []
         self._group = group
-        self._start(group).add_done_callback(self._ended, context=self._context)
+        try:
+            future = self._start(group)
+        except RuntimeError as error:  # no thread is started any more, for the interpreter is ending
+            future = self._loop.create_future()
+            future.set_exception(error)
+        future.add_done_callback(self._ended, context=self._context)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         group, self._group = self._group or [], None

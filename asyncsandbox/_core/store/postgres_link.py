@@ -29,6 +29,8 @@ _FORGOTTEN_AFTER = "60s"  # a transaction whose client fell silent
 
 BUSY = frozenset({"55P03", "40001", "40P01", "57014"})
 """Lock not to be had, serialisation failure, deadlock, cancelled by the server."""
+_END_SESSION = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
+_THIS_SESSION = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _CONSTRAINTS = "23"
 _OUT_OF_ORDER = ("25006", "53", "54", "57", "58", "XX")
 _LOST = ("08", "57P", "25P03")
@@ -109,8 +111,7 @@ class Link:
             **settings,
         }
         self._connection: Any = None
-        self._session: tuple[int, object] | None = None
-        self._predecessor: tuple[int, object] | None = None
+        self._session: tuple[Any, ...] | None = None
 
     @property
     def is_up(self) -> bool:
@@ -157,16 +158,6 @@ class Link:
         if connection is not None:
             connection.terminate()
 
-    async def end_predecessor(self) -> None:
-        """Have the server end the session of the connection before this one, which it may not know to be lost."""
-        if self._predecessor is not None:
-            pid, began = self._predecessor
-            await self._connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2",
-                pid,
-                began,
-            )
-
     async def close(self) -> None:
         """Say goodbye."""
         connection, self._connection = self._connection, None
@@ -178,11 +169,13 @@ class Link:
 
     async def _connect(self) -> Any:
         connection = await driver().connect(self._url, timeout=_CONNECT_SECONDS, server_settings=self._settings)
-        self._predecessor, self._session = self._session, await _identify(connection)
+        try:
+            if self._session is not None:
+                # The server need not have noticed that this session is lost, and its locks would be in our way.
+                await connection.execute(_END_SESSION, *self._session)
+            self._session = tuple(await connection.fetchrow(_THIS_SESSION))
+        except BaseException:
+            connection.terminate()
+            raise
         self._connection = connection
         return connection
-
-
-async def _identify(connection: Any) -> tuple[int, object]:
-    row = await connection.fetchrow("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
-    return row[0], row[1]

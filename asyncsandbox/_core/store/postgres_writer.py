@@ -170,7 +170,6 @@ class Writer:
         while True:
             try:
                 connection = await self._link.get(max(0.0, until - self._clock.monotonic()))
-                await self._link.end_predecessor()
                 async with connection.transaction():
                     await connection.execute(f"SET LOCAL lock_timeout = {milliseconds(self._busy_seconds)}")
                     return bool(await connection.fetchval(_ASK, self._id) == self._number)

@@ -39,10 +39,6 @@ class Signals:
             if future is not None and not future.done():
                 future.set_result(None)
 
-    def tell_all(self) -> None:
-        """Wake everybody: something may have been missed."""
-        self.tell(set(self._counts) | set(self._waiting))
-
     async def wait(self, channel: str, *, since: int, timeout_seconds: float) -> int:
         """Wait until a channel's count is no longer ``since``, or time is up.
 

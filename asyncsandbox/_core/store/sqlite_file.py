@@ -54,7 +54,8 @@ def open_writer(path: Path, *, shown: str, busy_seconds: float) -> sqlite3.Conne
     try:
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
         _adopt(connection, shown)
-        _set_up(connection, busy_seconds)
+        _write_ahead(connection, busy_seconds)
+        _set_up(connection)
     except (sqlite3.Error, StoreError) as error:
         if connection is not None:
             connection.close()
@@ -121,7 +122,7 @@ def _adopt(connection: sqlite3.Connection, shown: str) -> None:
         connection.execute("ROLLBACK")
         return
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables:  # pragma: no cover - it was empty a moment ago
+    if tables:  # which came in a moment ago
         raise StoreOpenError(shown, "this is another program's database", _OWN_FILE)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for bound in creating_marker():
@@ -129,16 +130,22 @@ def _adopt(connection: sqlite3.Connection, shown: str) -> None:
     connection.execute("COMMIT")
 
 
-def _set_up(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    for _ in range(max(1, round(busy_seconds / _RETRY_SECONDS))):
+def _write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    tries = max(1, round(busy_seconds / _RETRY_SECONDS))
+    while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            break
         except sqlite3.OperationalError as error:
             # SQLite does not wait for the lock here, and another process may be opening the file as well.
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            tries -= 1
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not tries:
                 raise
             threading.Event().wait(_RETRY_SECONDS)
+        else:
+            return
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # macOS: otherwise the disk may keep it in its own memory
     connection.execute("PRAGMA foreign_keys = ON")
