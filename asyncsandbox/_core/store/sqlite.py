@@ -185,6 +185,7 @@ class _Opened:
         await self.reads.close()
         await self.writes.close()
         loop = asyncio.get_running_loop()
-        for thread, connection in zip(self.threads, (self.writer, self.reader), strict=True):
+        for thread, connection in zip(self.threads[::-1], (self.reader, self.writer), strict=True):
             await outlast(loop.run_in_executor(thread, connection.close))
-            thread.shutdown(wait=False)
+            # Nothing is left for it to do. Two threads that end at once can hang Python 3.11 while it is being traced.
+            thread.shutdown(wait=True)
