@@ -111,7 +111,7 @@ async def move_money(sim: Simulation, bank: Bank, cancelled: set[int], look_now:
     assert (look_now()["a"], look_now()["b"]) == (96, 4)
 
 
-@settings(plain, max_examples=60)
+@settings(plain, max_examples=40)
 @simulate(TROUBLE, **TRANSFERS)
 async def test_a_store_in_memory_outlasts_the_app_and_keeps_what_it_acknowledged(
     sim: Simulation, cancelled: set[int]
@@ -132,8 +132,8 @@ async def bank_on(path: Path) -> AsyncIterator[Bank]:
         yield Bank(store)
 
 
-@settings(plain, max_examples=40)
-@simulate(TROUBLE, **TRANSFERS)
+@settings(plain, max_examples=20)
+@simulate(scenarios(pauses=2, crashes=1, sweep=60), **TRANSFERS)
 async def test_a_store_in_a_file_keeps_what_it_acknowledged_across_a_power_cut(
     sim: Simulation, cancelled: set[int]
 ) -> None:

@@ -2,17 +2,15 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import pytest
 from postgres import with_schema
 from shelf import LIST, SHELF
 
 from asyncsandbox._core.store import Row, open_store
 
-PROJECT = Path(__file__).parents[2]
 KILLS = 100
 
 # Everything is imported once; each life is a fork of that process, before it has any thread or loop.
@@ -64,19 +62,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def kill(place: str, lives: int, *words: str) -> tuple[set[str], set[str]]:
     """Kill so many lives; return the keys that were acknowledged, and those that are in the store."""
-    ended = subprocess.run(
-        [sys.executable, "-c", LIVES, place, str(lives), *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    told = children.run(LIVES, place, lives, *words)
 
     async def read() -> tuple[Row, ...]:
         async with open_store(place) as store:
             await store.attach(SHELF)
             return await store.read(LIST)
 
-    return set(ended.stdout.split()), {row["key"] for row in asyncio.run(read())}
+    return set(told.split()), {row["key"] for row in asyncio.run(read())}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -4,14 +4,12 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Generator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import asyncpg
+import children
 import pytest
 from postgres import Cluster, end_cluster, start_cluster, with_schema
 from shelf import ADD, BAD, GET, LIST, PUT, SET, SHELF, SWAP
@@ -30,7 +28,6 @@ from asyncsandbox.errors import (
     StoreUnavailableError,
 )
 
-PROJECT = Path(__file__).parents[2]
 PATIENT = StoreSettings(busy_seconds=1, reconnect_seconds=20)
 HASTY = StoreSettings(busy_seconds=0.2, reconnect_seconds=0)
 
@@ -92,13 +89,12 @@ def test_without_the_driver_it_says_what_to_install() -> None:
         "try: open_store('postgresql://h/d')\n"
         "except ValueError as error: print(error)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install asyncsandbox[postgres]" in said
+    assert "pip install asyncsandbox[postgres]" in children.run(code)
 
 
 def test_the_driver_is_imported_only_where_it_is_used() -> None:
     code = "import sys, asyncsandbox._core.store as s; s.open_store(':memory:'); print('asyncpg' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert children.run(code) == "False\n"
 
 
 async def test_a_server_without_room_says_so(store: Store, url: str, other: Any) -> None:
@@ -351,17 +347,19 @@ def test_errors_of_the_server_have_our_names(error: type[Exception], kind: type[
 
 
 FORKED = """
-import asyncio, os, sys, warnings
+import asyncio, gc, os, sys, warnings
 from shelf import LIST, PUT, SHELF
 from asyncsandbox._core.store import open_store
 
 async def child(store):
-    for use in (store.write(PUT, key="b", value=1), store.read(LIST), store.info()):
+    for number, use in enumerate([store.write(PUT, key="b", value=1), store.read(LIST), store.info(), store.now()]):
+        if number == 3:
+            await store.close()
+            gc.collect()  # what nobody holds any more would hang up on the parent's server
         try:
             await use
         except Exception as error:
             print(type(error).__name__, "in each process" in str(error))
-    await store.close()
 
 async def main():
     async with open_store(sys.argv[1]) as store:
@@ -383,12 +381,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_store_is_not_used_across_a_fork(url: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", FORKED, url],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ended.stdout.splitlines() == ["LifecycleError True"] * 3 + ["['a']"], ended.stderr
+    assert children.run(FORKED, url).splitlines() == ["LifecycleError True"] * 4 + ["['a']"]
 
 
 async def test_a_server_that_stays_away_is_told(url: str) -> None:

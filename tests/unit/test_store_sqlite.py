@@ -3,15 +3,14 @@
 import asyncio
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import children
 import pytest
-from shelf import GET, KEEP, KEPT, LIST, PUT, SHELF
+from shelf import GET, JOBS, KEEP, KEPT, LIST, PUT, SHELF
 
 from asyncsandbox._core.store import Store, StoreSettings, open_store
 from asyncsandbox._core.store.lane import Lane, Unit
@@ -26,8 +25,6 @@ from asyncsandbox.errors import (
     StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
-
-PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -126,15 +123,7 @@ def test_a_folder_is_made_where_only_it_is_missing(tmp_path: Path) -> None:
 def run(code: str, *arguments: object, expect: int = 0) -> str:
     """Run a program in a process of its own and return what it prints."""
     header = "import asyncio, os, sys\nfrom shelf import *\nfrom asyncsandbox._core.store import *\n"
-    ended = subprocess.run(
-        [sys.executable, "-c", header + code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == expect, ended.stderr
-    return ended.stdout
+    return children.run(header + code, *arguments, expect=expect)
 
 
 @contextmanager

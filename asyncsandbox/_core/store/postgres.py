@@ -75,9 +75,10 @@ class PostgresEngine:
             raise
 
     async def close(self) -> None:
-        """Write what was submitted, and disconnect."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
+        """Write what was submitted, and disconnect; in a forked child, leave the parent's connections alone."""
+        opened = self._opened
+        if opened is not None and opened.home.is_here():
+            self._opened = None  # not in a child: asyncpg would hang up, and deafen the parent's event loop
             await opened.close()
 
     async def check(self, operations: Iterable[Operation]) -> None:
@@ -170,8 +171,6 @@ class _Opened:
         await self._main.open()
 
     async def close(self) -> None:
-        if not self.home.is_here():
-            return
         await self.reads.close()
         await self.writes.close()
         await self._slow.close()

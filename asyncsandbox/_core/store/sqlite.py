@@ -87,9 +87,10 @@ class SqliteEngine:
         self._opened = _Opened(threads, connecting.result(), self._settings.max_pending, self._tell)
 
     async def close(self) -> None:
-        """Write what was submitted, and close the file."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
+        """Write what was submitted, and close the file; in a forked child, leave the parent's alone."""
+        opened = self._opened
+        if opened is not None and opened.home.is_here():
+            self._opened = None  # not in a child: SQLite would close the parent's file
             await opened.close()
 
     async def check(self, operations: Iterable[Operation]) -> None:
@@ -179,9 +180,6 @@ class _Opened:
         self.reads = Lane(lambda group: run(threads[1], self.reader.read_group, group), limit=limit, patient=False)
 
     async def close(self) -> None:
-        """Finish and close; the copy in a forked child is left alone, since the file is its parent's."""
-        if not self.home.is_here():
-            return
         await self.reads.close()
         await self.writes.close()
         loop = asyncio.get_running_loop()
