@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from shelf import (
     TAKE,
 )
 
+from asyncsandbox._core.clock import SystemClock
 from asyncsandbox._core.store import (
     Migration,
     Operation,
@@ -409,6 +411,36 @@ async def test_a_lease_that_ended_is_claimed_again_and_the_old_owner_is_fenced_o
     assert (await store.write(CLAIM, lease=60.0, most=1)).rows == ()
     assert (await store.write(FINISH, id="j", attempt=1)).count == 0
     assert (await store.write(FINISH, id="j", attempt=2)).count == 1
+
+
+class Wound(SystemClock):
+    """A clock whose time of day somebody sets; the time that passes he cannot change."""
+
+    __slots__ = ("by",)
+
+    def now(self) -> datetime:
+        return super().now() + self.by
+
+
+async def test_a_clock_that_steps_back_wakes_no_lease_and_loses_nothing(place: str) -> None:
+    clock = Wound()
+    clock.by = timedelta()
+    async with open_store(place, clock=clock) as store:
+        await store.attach(SHELF, JOBS)
+        await store.write(ENQUEUE, id="j")
+        claimed = (await store.write(CLAIM, lease=60.0, most=1)).rows
+        before = await store.now()
+        clock.by = timedelta(hours=-1)
+        moved = await store.now() - before
+        assert (
+            moved >= 0 if store._engine.kind == "postgres" else -3600 <= moved < -3500
+        )  # a server has a clock of its own
+        assert (await store.write(CLAIM, lease=60.0, most=1)).rows == ()
+        assert (await store.write(FINISH, **claimed[0])).count == 1
+        seen = await store.wait_for("shelf", timeout_seconds=0.01)
+        await store.write(PUT, key="a", value=1)
+        assert await store.wait_for("shelf", since=seen, timeout_seconds=60) != seen
+        assert await store.read(LIST) == ({"key": "a", "value": 1},)
 
 
 # ------------------------------------------------------------------ places

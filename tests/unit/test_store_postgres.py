@@ -451,6 +451,8 @@ async def test_a_server_without_room_says_so(cluster: Cluster) -> None:
         try:
             with pytest.raises(StoreOpenError, match="max_connections"):
                 await open_store(cluster.url).open()
+            with pytest.raises(StoreOpenError, match="max_connections"):
+                await store.info()  # which needs one more
             await store.write(PUT, key="a", value=1)
         finally:
             await asyncio.gather(*(connection.close() for connection in taken))

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -294,10 +296,55 @@ async def test_a_commit_that_fails_on_the_disk_is_unknown_and_any_other_is_not(s
     assert await store.read(LIST) == ()
 
 
+LIMITED = """
+import resource, signal
+
+def allow(bytes_per_file):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, resource.RLIM_INFINITY))
+
+async def keep(store, *keys):
+    writes = (store.write(KEEP, key=key, whole=0, part=0.0, text="x" * 3000, raw=b"") for key in keys)
+    return [isinstance(each, Result) or str(each) for each in await asyncio.gather(*writes, return_exceptions=True)]
+
+async def main():
+    async with open_store(sys.argv[1]) as store:
+        await store.attach(SHELF)
+        allow(200_000)
+        print(*await keep(store, *"abc"))
+        print(*set(await keep(store, *(f"{number}" for number in range(90)))))
+        allow(resource.RLIM_INFINITY)
+        print(*await keep(store, "z"), *[row["rows"] for row in await store.read(MANY)])
+
+MANY = Operation("shelf.many", "SELECT count(*) AS rows FROM sandbox_kept")
+SHELF = __import__("dataclasses").replace(SHELF, operations=(*SHELF.operations, MANY))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the system refuses the write instead
+asyncio.run(main())
+"""
+
+
+def test_a_log_that_the_system_lets_grow_no_further_loses_nothing_and_works_again(path: Path) -> None:
+    told, failed, after = run(LIMITED, path).splitlines()
+    assert told == "True True True"
+    assert "is UNKNOWN (disk I/O error)" in failed  # what an error of the disk left behind, only reading tells
+    assert after == "True 4"
+
+
 # ------------------------------------------------------------------ other processes
 
 
-async def test_a_file_that_another_process_locks_is_waited_for_and_then_busy(store: Store, path: Path) -> None:
+def test_a_file_that_another_process_locks_is_busy_until_that_ends(path: Path) -> None:
+    open_and_close(path)
+    code = "import sqlite3, sys; it = sqlite3.connect(sys.argv[1]); it.execute('BEGIN IMMEDIATE'); print(1, flush=True)"
+    command = [sys.executable, "-c", f"{code}; sys.stdin.read()", path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(StoreBusyError):
+            asyncio.run(open_store(path, settings=StoreSettings(busy_seconds=0.05)).open())
+        other.kill()
+    open_and_close(path)
+
+
+async def test_a_file_that_is_locked_is_waited_for_and_then_busy(store: Store, path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     outcomes = await asyncio.gather(*(store.write(PUT, key=key, value=1) for key in "ab"), return_exceptions=True)
