@@ -22,6 +22,7 @@ from .._core.checks import CheckGroup, Verdict
 from ..errors import PlanFileError
 from ..rehearsal import EntryPoint, Plan
 from ..rehearsal.render import WIDTH, print_terminal, render_markdown, render_text
+from .store import make_store_app
 from .target import load
 from .trouble import ExitCode, Trouble, suggest, trouble_with_program
 
@@ -50,6 +51,7 @@ def make_app() -> App:
     )
     for command in (plan, show, demo):
         app.command(command)
+    app.command(make_store_app())
     return app
 
 

@@ -49,7 +49,7 @@ class StoreVersionError(StoreError):
         if self.found > self.known:
             remedy = "upgrade the program (a store never goes back)"
         else:
-            remedy = "migrate the store first, or set StoreSettings(auto_migrate=True)"
+            remedy = "migrate it with `asyncsandbox store migrate`, or set StoreSettings(auto_migrate=True)"
         return (
             f"{self.store} has schema {self.schema!r} in version {self.found}, this program in {self.known}: {remedy}"
         )

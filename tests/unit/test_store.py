@@ -233,7 +233,7 @@ async def test_a_schema_is_migrated_from_every_version_to_the_newest(durable: st
 
 async def test_migration_by_hand_only_where_wished(durable: str) -> None:
     async with open_store(durable, settings=StoreSettings(auto_migrate=False)) as store:
-        with pytest.raises(StoreVersionError, match="migrate the store first"):
+        with pytest.raises(StoreVersionError, match="asyncsandbox store migrate"):
             await store.attach(SHELF)
         await store.migrate(SHELF)
         await store.attach(SHELF)

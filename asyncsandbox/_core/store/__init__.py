@@ -83,6 +83,7 @@ def open_store(
 
     Raises:
         ConfigurationError: The place is neither path nor URL, or the namespace is empty.
+        StoreOpenError: The driver of PostgreSQL is not installed.
     """
     place = parse_location(url_or_path)
     settings = settings or StoreSettings()

@@ -30,12 +30,14 @@ class StoreSettings:
         busy_seconds: How long a write waits for a lock that another connection holds (> 0).
         reconnect_seconds: How long a lost PostgreSQL server is waited for (>= 0).
         max_pending: How many writes, and how many reads, are under way before callers have to wait (>= 1).
+        create: Whether a store is made where there is none; otherwise that is refused.
         auto_migrate: Whether attaching a schema migrates the tables; otherwise an older version is refused.
     """
 
     busy_seconds: float = 5.0
     reconnect_seconds: float = 30.0
     max_pending: int = 1_000
+    create: bool = True
     auto_migrate: bool = True
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .operations import Operation
-from .schema import MARKER, reading_versions
+from .schema import NAME, reading_versions
 
 if TYPE_CHECKING:
     from .schema import Script
@@ -77,7 +77,7 @@ def describing(size: Operation) -> Script[tuple[tuple[SchemaInfo, ...], str, int
     """
     schemas = []
     for name, row in (yield from reading_versions()).items():
-        tables = [table for table in row["tables"].split(",") if table]
+        tables = [table for table in row["tables"].split(",") if NAME.fullmatch(table)]
         counted = []
         for table in tables:
             (found,) = yield Operation(f"store.count_{table}", f"SELECT count(*) AS n FROM {table}")()  # noqa: S608 - the names were checked
@@ -85,6 +85,3 @@ def describing(size: Operation) -> Script[tuple[tuple[SchemaInfo, ...], str, int
         schemas.append(SchemaInfo(name=name, version=row["version"], tables=tuple(counted)))
     (said,) = yield size()
     return tuple(schemas), str(said["version"]), int(said["size"])
-
-
-__all__ = ["MARKER", "SchemaInfo", "StoreInfo", "TableInfo", "describing"]

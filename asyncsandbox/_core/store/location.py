@@ -52,7 +52,8 @@ def parse_location(given: str | os.PathLike[str]) -> Location:
             user, at, host = place.rpartition("@")
             return Location(shown=f"postgresql://{'***' if user else ''}{at}{host}", url=f"postgresql://{rest}")
         if dialect != "sqlite" or "?" in rest or (rest and not rest.startswith("/")):
-            raise ConfigurationError("store", text.partition("?")[0].rpartition("@")[2], _HOW)
+            place = rest.partition("?")[0].rpartition("@")[2]  # the rest may be secret
+            raise ConfigurationError("store", f"{scheme}://{place}", _HOW)
         text = rest[1:] or _MEMORY
     if text == _MEMORY:
         return Location(shown=_MEMORY)

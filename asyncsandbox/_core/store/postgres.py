@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ...errors import NotStartedError
+from ...errors import NotStartedError, StoreOpenError, StoreOperationError
 from .lane import Home, Lane, Unit
 from .operations import Bound, Dialect, Operation, Result
 from .postgres_calls import Caller
@@ -18,7 +18,7 @@ from .postgres_link import Link, driver, translate
 from .postgres_listener import Listener
 from .postgres_reader import Reader
 from .postgres_writer import CREATE_WRITERS, FORGET_WRITERS, Writer, milliseconds
-from .schema import creating_marker
+from .schema import MARKER, creating_marker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _LOCK_SECONDS = 0.1  # longer, and a write is put aside
 _SCRIPT_LOCK = 0x53_42_4F_58  # "SBOX", the advisory lock of scripts
+_FIND_MARKER = Operation("store.find", f"SELECT 1 AS found WHERE to_regclass('{MARKER}') IS NOT NULL")
 _NOW = Operation("store.now", "SELECT :now AS now")
 
 
@@ -62,14 +63,18 @@ class PostgresEngine:
         """Connect, and make a store of the database where it is none.
 
         Raises:
-            StoreOpenError: The server cannot be reached, or does not let us in.
+            StoreOpenError: The server cannot be reached, does not let us in, or holds no store and is to get none.
         """
         _refuse_simulation()
         opened = _Opened(self._link, self._settings, self._clock)
         await opened.open()
         self._opened = opened
         try:
-            await self.run(_preparing)
+            await self.run(self._preparing)
+        except StoreOperationError as error:
+            await self.close()
+            remedy = "let its user make tables in the first schema of its search path"
+            raise StoreOpenError(self.shown, f"its tables cannot be made ({error.__cause__})", remedy) from error
         except BaseException:
             await self.close()
             raise
@@ -140,6 +145,15 @@ class PostgresEngine:
         listener = self._get("waiting").listener
         return await listener.wait_for(channel, since=since, timeout_seconds=timeout_seconds)
 
+    def _preparing(self) -> Script[None]:
+        if not self._settings.create and not (yield _FIND_MARKER()):
+            raise StoreOpenError(
+                self.shown, "there is no store", "check the URL (a program that uses a store makes it)"
+            )
+        yield from creating_marker()
+        yield CREATE_WRITERS()
+        yield FORGET_WRITERS()
+
     def _link(self, **settings: str) -> Link:
         return Link(self._url, self.shown, self._clock, **settings)
 
@@ -178,12 +192,6 @@ class _Opened:
         await self._slow_writer.close()
         await self._reader.close()
         await self.listener.close()
-
-
-def _preparing() -> Script[None]:
-    yield from creating_marker()
-    yield CREATE_WRITERS()
-    yield FORGET_WRITERS()
 
 
 async def _run(connection: Any, script: Script[T]) -> T:

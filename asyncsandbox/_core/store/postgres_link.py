@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ...errors import (
-    ConfigurationError,
     StoreBusyError,
     StoreConflictError,
     StoreError,
@@ -40,13 +39,13 @@ def driver() -> Any:
     """Return asyncpg.
 
     Raises:
-        ConfigurationError: It is not installed.
+        StoreOpenError: It is not installed.
     """
     try:
         return import_module("asyncpg")
     except ImportError:
-        raise ConfigurationError(
-            "store", "postgresql://...", "install its driver: pip install asyncsandbox[postgres]"
+        raise StoreOpenError(
+            "PostgreSQL", "its driver, asyncpg, is not installed", "pip install 'asyncsandbox[postgres]'"
         ) from None
 
 

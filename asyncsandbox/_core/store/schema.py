@@ -34,7 +34,7 @@ Script: TypeAlias = Generator[Bound, "Sequence[Row]", T]
 """Several operations in one transaction, each of which may depend on the rows of those before."""
 
 MARKER = "sandbox_schemas"
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
+NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
 
 _CREATE_MARKER = Operation(
     "store.create_marker",
@@ -94,7 +94,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         for field, name in (("name", self.name), *(("tables", table) for table in self.tables)):
-            if not _NAME.fullmatch(name) or name == MARKER:
+            if not NAME.fullmatch(name) or name == MARKER:
                 raise ConfigurationError(f"Schema.{field}", name, "give a short name in lower case, without dots")
         if not self.migrations:
             raise ConfigurationError("Schema.migrations", self.migrations, "give at least the one that creates tables")

@@ -141,7 +141,7 @@ class SqliteEngine:
 
     def _connect(self) -> tuple[SqliteConnection, SqliteConnection]:
         busy = self._settings.busy_seconds
-        writer = open_writer(self._path, shown=self.shown, busy_seconds=busy)
+        writer = open_writer(self._path, shown=self.shown, busy_seconds=busy, create=self._settings.create)
         return SqliteConnection(writer), SqliteConnection(open_reader(self._path, busy_seconds=busy))
 
     def _get(self, used_for: str) -> _Opened:

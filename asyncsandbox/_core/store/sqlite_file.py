@@ -39,8 +39,14 @@ _OWN_FILE = "it was left as it is: give the store a file of its own"
 _RETRY_SECONDS = 0.02
 
 
-def open_writer(path: Path, *, shown: str, busy_seconds: float) -> sqlite3.Connection:
-    """Open the file for writing, durably, and make a store of an empty one.
+def open_writer(path: Path, *, shown: str, busy_seconds: float, create: bool = True) -> sqlite3.Connection:
+    """Open the file for writing, durably.
+
+    Args:
+        path: Where it is.
+        shown: How messages call it.
+        busy_seconds: How long to wait for a lock.
+        create: Whether to make a store where there is no file or an empty one.
 
     Raises:
         StoreOpenError: The file is not a store, is damaged, or lies where it cannot be used.
@@ -48,6 +54,8 @@ def open_writer(path: Path, *, shown: str, busy_seconds: float) -> sqlite3.Conne
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:  # pragma: no cover - older than the Pythons we support ship
         raise StoreOpenError(shown, f"SQLite {sqlite3.sqlite_version} has no RETURNING", "use 3.35 or newer")
+    if not (create or (path.is_file() and path.stat().st_size)):
+        raise StoreOpenError(shown, "there is no store", "check the path (a program that uses a store makes it)")
     _prepare_folder(path, shown)
     _refuse_foreign(path, shown)
     connection = None
