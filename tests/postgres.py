@@ -145,21 +145,22 @@ def server_url() -> Iterator[str]:
             end_cluster(cluster)
         return
     name = f"sandbox_test_{os.urandom(8).hex()}"
-    asyncio.run(_execute(given, f"CREATE DATABASE {name}"))
+    asyncio.run(execute(given, f"CREATE DATABASE {name}"))
     try:
         yield urlunsplit(urlsplit(given)._replace(path=f"/{name}"))
     finally:
-        asyncio.run(_execute(given, f"DROP DATABASE {name} WITH (FORCE)"))
+        asyncio.run(execute(given, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def with_schema(url: str) -> str:
     """Return the URL of a schema of its own, made in a database: as good as an empty database, and much faster."""
     name = f"t{os.urandom(8).hex()}"
-    asyncio.run(_execute(url, f"CREATE SCHEMA {name}"))
+    asyncio.run(execute(url, f"CREATE SCHEMA {name}"))
     return f"{url}{'&' if '?' in url else '?'}search_path={name}"
 
 
-async def _execute(url: str, statement: str) -> None:
+async def execute(url: str, statement: str) -> None:
+    """Carry out one statement on a connection of its own."""
     import asyncpg
 
     connection = await asyncpg.connect(url)

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Generator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -14,7 +15,7 @@ import pytest
 from postgres import Cluster, end_cluster, start_cluster, with_schema
 from shelf import ADD, BAD, GET, LIST, PUT, SET, SHELF, SWAP
 
-from asyncsandbox._core.store import Store, StoreSettings, open_store
+from asyncsandbox._core.store import Operation, Store, StoreSettings, open_store
 from asyncsandbox._core.store.postgres import _SCRIPT_LOCK
 from asyncsandbox._core.store.postgres_link import translate
 from asyncsandbox._core.store.postgres_writer import Writer
@@ -95,6 +96,24 @@ def test_without_the_driver_it_says_what_to_install() -> None:
 def test_the_driver_is_imported_only_where_it_is_used() -> None:
     code = "import sys, asyncsandbox._core.store as s; s.open_store(':memory:'); print('asyncpg' in sys.modules)"
     assert children.run(code) == "False\n"
+
+
+async def test_every_form_of_a_statement_gives_each_call_its_own(store: Store) -> None:
+    clear = Operation("shelf.clear", "DELETE FROM sandbox_shelf WHERE ns = :ns AND value = :value -- whatever the key")
+    copy = Operation(
+        "shelf.copy",
+        "WITH found AS (SELECT key FROM sandbox_shelf WHERE ns = :ns AND value = :value) "
+        "INSERT INTO sandbox_shelf (ns, key, value) SELECT :ns, 'copy of ' || key, 9 FROM found",
+    )
+    await store.attach(replace(SHELF, operations=(*SHELF.operations, clear, copy)))
+    await asyncio.gather(*(store.write(PUT, key=f"{n}", value=n % 3) for n in range(5)))
+    copied = await asyncio.gather(*(store.write(copy, value=n) for n in (0, 7, 2)))
+    assert [(result.rows, result.count) for result in copied] == [((), 2), ((), 0), ((), 1)]
+    cleared = await asyncio.gather(*(store.write(clear, value=n) for n in (7, 0)))
+    assert [(result.rows, result.count) for result in cleared] == [((), 0), ((), 2)]
+    nested = "WITH gone AS (DELETE FROM sandbox_shelf WHERE ns = :ns RETURNING key) SELECT key FROM gone ORDER BY key"
+    with pytest.raises(StoreOperationError, match="must be at the top level"):
+        await store.attach(replace(SHELF, operations=(*SHELF.operations, Operation("shelf.nested", nested))))
 
 
 # ------------------------------------------------------------------ locks

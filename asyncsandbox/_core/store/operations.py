@@ -79,8 +79,8 @@ class Statement(NamedTuple):
         sql: The text, with the driver's placeholders.
         names: The parameters in the order of the placeholders; those of SQLite go by name.
         returns_rows: Whether it gives rows.
-        numbered: The same for many calls at once: takes a number after the parameters, and gives it as the first column
-            of each row, so that rows find back to their call. PostgreSQL only.
+        numbered: The same for many calls at once: takes a number after the parameters, and gives it as the last column
+            of each row that it wrote or selected, so that rows find back to their call. PostgreSQL only.
     """
 
     sql: str
@@ -159,7 +159,7 @@ class Operation:
         returns_rows = _is_read(bare) or _RETURNING.search(bare) is not None
         if dialect is Dialect.SQLITE:
             return Statement(text, (), returns_rows, "")
-        return _render_postgres(text, returns_rows=returns_rows)
+        return _render_postgres(text, bare, returns_rows=returns_rows)
 
 
 class Bound(NamedTuple):
@@ -196,18 +196,25 @@ def _strip(text: str) -> str:
     return _PARTS.sub(lambda part: part[0] if part["parameter"] else " ", text)
 
 
-def _is_read(bare: str) -> bool:
+def _first_word(bare: str) -> str:
     first = _FIRST_WORD.match(bare)
-    word = first[1].upper() if first else ""
+    return first[1].upper() if first else ""
+
+
+def _is_read(bare: str) -> bool:
+    word = _first_word(bare)
     return word in {"SELECT", "VALUES"} or (word == "WITH" and not _WRITES.search(bare))
 
 
-def _render_postgres(text: str, *, returns_rows: bool) -> Statement:
+def _render_postgres(text: str, bare: str, *, returns_rows: bool) -> Statement:
     sql, names = number_parameters(text)
     number = f"${len(names) + 1}::bigint"
-    inner = sql if returns_rows else f"{sql}\nRETURNING 1"
-    wanted = f"{number}, each.*" if returns_rows else f"{number}, count(*)"
-    numbered = f"WITH each AS (\n{inner}\n) SELECT {wanted} FROM each"  # noqa: S608 - the operation's own text
+    if _first_word(bare) in {"INSERT", "UPDATE", "DELETE"}:  # whose RETURNING comes last
+        numbered = f"{sql}\n{',' if returns_rows else 'RETURNING'} {number}"
+    else:
+        inner = sql if returns_rows else f"{sql}\nRETURNING 1"
+        wanted = f"each.*, {number}" if returns_rows else number
+        numbered = f"WITH each AS (\n{inner}\n) SELECT {wanted} FROM each"  # noqa: S608 - the operation's own text
     return Statement(sql, names, returns_rows, numbered)
 
 

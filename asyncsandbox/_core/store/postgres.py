@@ -21,7 +21,7 @@ from .postgres_writer import CREATE_WRITERS, FORGET_WRITERS, Writer, millisecond
 from .schema import MARKER, creating_marker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from ..clock import Clock
     from .engine import StoreSettings
@@ -119,21 +119,21 @@ class PostgresEngine:
         finally:
             await link.close()
 
-    async def write(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
-        """Carry out operations together; they are on the server's disk when this returns.
+    def write(self, bounds: tuple[Bound, ...]) -> Coroutine[Any, Any, tuple[Result, ...]]:
+        """Carry out operations together; they are on the server's disk when what this returns has been awaited.
 
         Raises:
             StoreError: They failed.
         """
-        return await self._get(bounds[0].operation.name).writes.submit(bounds)
+        return self._get(bounds[0].operation.name).writes.submit(bounds)
 
-    async def read(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
-        """Carry out a read; it sees every acknowledged write.
+    def read(self, bounds: tuple[Bound, ...]) -> Coroutine[Any, Any, tuple[Result, ...]]:
+        """Carry out a read, once what this returns is awaited; it sees every acknowledged write.
 
         Raises:
             StoreError: It failed.
         """
-        return await self._get(bounds[0].operation.name).reads.submit(bounds)
+        return self._get(bounds[0].operation.name).reads.submit(bounds)
 
     async def now(self) -> float:
         """Return the server's time."""

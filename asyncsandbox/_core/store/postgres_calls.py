@@ -11,6 +11,7 @@ operations of one unit keep their order.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +89,10 @@ class Caller:
         calls = [(*(bound.params[name] for name in names), number) for number, bound in enumerate(run.bounds)]
         records = await connection.fetchmany(statement.numbered, calls)
         if not statement.returns_rows:
-            return [Result((), record[1]) for record in records]
+            counts = Counter(record[0] for record in records)
+            return [Result((), counts[number]) for number in range(len(calls))]
         rows: list[list[Row]] = [[] for _ in calls]
         for record in records:
-            columns = iter(record.items())
-            _, number = next(columns)
+            *columns, (_, number) = record.items()
             rows[number].append(dict(columns))
         return [Result(tuple(each), len(each)) for each in rows]

@@ -33,7 +33,7 @@ from .sqlite_connection import SqliteConnection
 from .sqlite_file import open_reader, open_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
     from ..clock import Clock
@@ -112,21 +112,21 @@ class SqliteEngine:
         writer = self._get("running a script").writer
         return await self._in_writer_thread(lambda: writer.run(script()))
 
-    async def write(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
-        """Carry out operations together; they are on the disk when this returns.
+    def write(self, bounds: tuple[Bound, ...]) -> Coroutine[Any, Any, tuple[Result, ...]]:
+        """Carry out operations together; they are on the disk when what this returns has been awaited.
 
         Raises:
             StoreError: They failed.
         """
-        return await self._get(bounds[0].operation.name).writes.submit(bounds)
+        return self._get(bounds[0].operation.name).writes.submit(bounds)
 
-    async def read(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
-        """Carry out a read; it sees every acknowledged write.
+    def read(self, bounds: tuple[Bound, ...]) -> Coroutine[Any, Any, tuple[Result, ...]]:
+        """Carry out a read, once what this returns is awaited; it sees every acknowledged write.
 
         Raises:
             StoreError: It failed.
         """
-        return await self._get(bounds[0].operation.name).reads.submit(bounds)
+        return self._get(bounds[0].operation.name).reads.submit(bounds)
 
     async def now(self) -> float:
         """Return the time of the clock this engine was given."""

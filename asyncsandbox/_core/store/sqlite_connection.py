@@ -49,6 +49,7 @@ _OUT_OF_ORDER = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 }
+_COUNTS = {count: Result((), count) for count in (0, 1)}  # made once: there are many of them
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -154,7 +155,7 @@ class SqliteConnection:
             statement = self._statements[bound.operation] = bound.operation.render(Dialect.SQLITE)
         cursor = self._connection.execute(statement.sql, bound.params)
         if not statement.returns_rows:
-            return Result((), cursor.rowcount)
+            return _COUNTS.get(cursor.rowcount) or Result((), cursor.rowcount)
         names = [column[0] for column in cursor.description]
         rows = tuple(dict(zip(names, values, strict=True)) for values in cursor.fetchall())
         return Result(rows, len(rows))
@@ -163,11 +164,11 @@ class SqliteConnection:
         """Carry out one unit within the group's transaction; on failure nothing of it stays."""
         several = len(unit.bounds) > 1
         try:
-            if several:
-                self._connection.execute("SAVEPOINT unit")
+            if not several:
+                return (self._execute(unit.bounds[0]),)
+            self._connection.execute("SAVEPOINT unit")
             results = tuple(map(self._execute, unit.bounds))
-            if several:
-                self._connection.execute("RELEASE unit")
+            self._connection.execute("RELEASE unit")
         except Exception as error:  # noqa: BLE001 - it reaches the caller
             if several and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK TO unit")
