@@ -25,6 +25,7 @@ from ._core.journal import Event, Level
 from ._core.ledger import ActionRecord, ActionState, LedgerSettings
 from ._core.planned import ActionKind, PlannedAction
 from ._core.ports import Attempt
+from ._core.store import Migration, Operation, Schema, Store, StoreInfo, StoreSettings, open_store
 from .actions import FILLED_IN, irreversible, read_only, reversible
 from .components.alerts import ALERT_RULES, Alert, AlertRule, AlertSettings, AlertSystem, AppriseSubscriber, Severity
 from .components.database import (
@@ -107,6 +108,14 @@ from .errors import (
     ResultUnavailableError,
     SandboxError,
     SessionInUseError,
+    StoreBusyError,
+    StoreConflictError,
+    StoreError,
+    StoreOpenError,
+    StoreOperationError,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+    StoreVersionError,
 )
 from .rehearsal import ActionTotal, CodeManifest, EntryPoint, Plan
 from .sandbox import Sandbox, SandboxOrchestrator, SandboxStatus, current_sandbox
@@ -186,11 +195,13 @@ __all__ = [
     "LimitStatus",
     "LogSettings",
     "MemorySink",
+    "Migration",
     "NestedActionError",
     "NoSandboxError",
     "NotReadyError",
     "NotStartedError",
     "OnUnknown",
+    "Operation",
     "OutcomeUnknownError",
     "Plan",
     "PlanFileError",
@@ -209,11 +220,23 @@ __all__ = [
     "SandboxOrchestrator",
     "SandboxReadinessChecker",
     "SandboxStatus",
+    "Schema",
     "Services",
     "SessionInUseError",
     "SessionTimeoutError",
     "Severity",
     "StdlibSink",
+    "Store",
+    "StoreBusyError",
+    "StoreConflictError",
+    "StoreError",
+    "StoreInfo",
+    "StoreOpenError",
+    "StoreOperationError",
+    "StoreOutcomeUnknownError",
+    "StoreSettings",
+    "StoreUnavailableError",
+    "StoreVersionError",
     "StructuredLogger",
     "TableChange",
     "Verdict",
@@ -228,6 +251,7 @@ __all__ = [
     "get_attempts",
     "irreversible",
     "job",
+    "open_store",
     "read_only",
     "reversible",
 ]

@@ -1,5 +1,7 @@
 """Every exception that more than one file raises, under one root.
 
+The tree::
+
     SandboxError
     ├── ConfigurationError(ValueError)        a setting or a declaration is wrong; nothing was started
     ├── LifecycleError

@@ -34,7 +34,6 @@ from ..clock import SystemClock
 from ..settings import require_name, require_number
 from .engine import Engine, StoreSettings
 from .info import SchemaInfo, StoreInfo, TableInfo, describing
-from .inline import InlineEngine
 from .location import parse_location
 from .operations import Bound, Operation, Result, Row, Value
 from .schema import Migration, Schema, SchemaChange, migrating
@@ -98,6 +97,8 @@ def open_store(
 
         engine = SqliteEngine(place.path, place.shown, settings, clock)
     else:
+        from .inline import InlineEngine
+
         engine = InlineEngine(clock)
     return Store(engine, namespace=namespace, settings=settings, clock=clock)
 
@@ -138,7 +139,7 @@ class Store:
     @property
     def is_durable(self) -> bool:
         """Whether it outlives the process."""
-        return self._engine.kind != InlineEngine.kind
+        return self._engine.kind != "memory"
 
     def within(self, namespace: str) -> Store:
         """Return this store for another namespace: the same database, connections and schemas.

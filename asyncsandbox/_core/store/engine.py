@@ -9,12 +9,12 @@ asyncsandbox.errors...ConfigurationError: StoreSettings.busy_seconds=0 is not al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from ..settings import require_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from .operations import Bound, Dialect, Operation, Result
     from .schema import Script
@@ -79,11 +79,11 @@ class Engine(Protocol):
         """Run a script in a transaction that no other script overlaps."""
         ...
 
-    async def write(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
+    def write(self, bounds: tuple[Bound, ...]) -> Coroutine[Any, Any, tuple[Result, ...]]:
         """Carry out operations together and durably."""
         ...
 
-    async def read(self, bounds: tuple[Bound, ...]) -> tuple[Result, ...]:
+    def read(self, bounds: tuple[Bound, ...]) -> Coroutine[Any, Any, tuple[Result, ...]]:
         """Carry out a read that sees every acknowledged write."""
         ...
 

@@ -170,7 +170,7 @@ class _Opened:
     def __init__(self, link: Callable[..., Link], settings: StoreSettings, clock: Clock) -> None:
         self.home = Home()
         self.caller = Caller()
-        self.listener = Listener(link())
+        self.listener = Listener(link(), clock)
         busy, patience = settings.busy_seconds, settings.reconnect_seconds
         self._main = link(lock_timeout=str(milliseconds(min(_LOCK_SECONDS, busy))))
         slow = link(lock_timeout=str(milliseconds(busy)))

@@ -15,6 +15,7 @@ from .postgres_writer import channel_name
 from .signals import Signals
 
 if TYPE_CHECKING:
+    from ..clock import Clock
     from .postgres_link import Link
 
 
@@ -24,8 +25,9 @@ class Listener:
     Concurrency: any number of tasks. Cancellation: harms no other waiter.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
+        self._clock = clock
         self._signals = Signals()
         self._channels: set[str] = set()
         self._connection: Any = None
@@ -33,14 +35,13 @@ class Listener:
 
     async def wait_for(self, channel: str, *, since: int, timeout_seconds: float) -> int:
         """Wait until a channel's count is not ``since``, or time is up; return the count."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_seconds
+        until = self._clock.monotonic() + timeout_seconds
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(timeout_seconds):
                 await self._listen(channel)
         except (TimeoutError, OSError, StoreUnavailableError, driver().PostgresError, driver().InterfaceError):
             pass  # no news, so the caller looks when time is up
-        return await self._signals.wait(channel, since=since, timeout_seconds=max(0.0, until - loop.time()))
+        return await self._signals.wait(channel, since=since, timeout_seconds=max(0.0, until - self._clock.monotonic()))
 
     async def close(self) -> None:
         """Stop listening."""
