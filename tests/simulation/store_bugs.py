@@ -4,9 +4,9 @@ from simulation import test_store_sim
 from simulation.mutants import Check, Mutant
 
 from asyncsandbox._core.store import Store
-from asyncsandbox._core.store.inline import InlineEngine, channels_of
+from asyncsandbox._core.store.inline import InlineEngine
 from asyncsandbox._core.store.lane import Lane, Unit
-from asyncsandbox._core.store.signals import Signals
+from asyncsandbox._core.store.signals import Signals, channels_of
 from asyncsandbox._core.store.sqlite_connection import SqliteConnection
 
 STORE_CHECKS: dict[str, Check] = {

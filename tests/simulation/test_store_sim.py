@@ -23,7 +23,7 @@ from asyncsandbox.testing import CrashedError, EscapedError, Simulation, scenari
 from asyncsandbox.testing.loop import SimLoop
 from asyncsandbox.testing.world import world
 
-TROUBLE = scenarios(pauses=2, crashes=1, sweep=150)
+TROUBLE = scenarios(pauses=2, crashes=1, sweep=100)
 PAUSES = scenarios(pauses=2, sweep=150)
 TRANSFERS = {"cancelled": st.sets(st.integers(0, 3), max_size=2)}
 plain = settings(database=None, deadline=None)
@@ -111,7 +111,7 @@ async def move_money(sim: Simulation, bank: Bank, cancelled: set[int], look_now:
     assert (look_now()["a"], look_now()["b"]) == (96, 4)
 
 
-@settings(plain, max_examples=40)
+@settings(plain, max_examples=25)
 @simulate(TROUBLE, **TRANSFERS)
 async def test_a_store_in_memory_outlasts_the_app_and_keeps_what_it_acknowledged(
     sim: Simulation, cancelled: set[int]

@@ -46,7 +46,7 @@ from asyncsandbox._core.store import (
     StoreSettings,
     open_store,
 )
-from asyncsandbox._core.store.inline import channels_of
+from asyncsandbox._core.store.signals import channels_of
 from asyncsandbox.errors import (
     ConfigurationError,
     NotStartedError,

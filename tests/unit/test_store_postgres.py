@@ -503,6 +503,18 @@ async def test_a_restart_in_mid_flight_loses_nothing_and_doubles_nothing(cluster
         assert await store.read(GET, key="sum") == ({"value": acknowledged},)
 
 
+async def test_a_connection_that_breaks_while_it_is_made_is_hung_up(
+    url: str, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncsandbox._core.store.postgres_link._THIS_SESSION", "SELECT nonsense")
+    with pytest.raises(StoreOpenError, match="nonsense"):
+        await open_store(f"{url}&application_name=broken").open()
+    theirs = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'broken'"
+    async with asyncio.timeout(5):
+        while await other.fetchval(theirs):  # noqa: ASYNC110 - the server gives no sign
+            await asyncio.sleep(0.01)
+
+
 async def test_wrong_settings_of_the_url_are_told(url: str) -> None:
     with pytest.raises(StoreOpenError):
         await open_store(f"{url}&no_such_setting=1").open()

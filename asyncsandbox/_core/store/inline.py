@@ -20,26 +20,21 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from ...errors import NotStartedError
 from ..clock import SystemClock
 from .lane import Unit
-from .operations import Dialect, Operation
+from .operations import Dialect
 from .schema import creating_marker
-from .signals import Signals
-from .sqlite_connection import SqliteConnection
+from .signals import Signals, channels_of
+from .sqlite_connection import SIZE, SqliteConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from ..clock import Clock
-    from .operations import Bound, Result
+    from .operations import Bound, Operation, Result
     from .schema import Script
 
 __all__ = ["InlineEngine", "SystemClock", "asyncio"]
 
 T = TypeVar("T")
-
-SQLITE_SIZE = Operation(
-    "store.size",
-    "SELECT sqlite_version() AS version, page_count * page_size AS size FROM pragma_page_count, pragma_page_size",
-)
 
 
 class InlineEngine:
@@ -54,7 +49,7 @@ class InlineEngine:
 
     kind: ClassVar[str] = "memory"
     dialect: ClassVar[Dialect] = Dialect.SQLITE
-    size: ClassVar[Operation] = SQLITE_SIZE
+    size: ClassVar[Operation] = SIZE
     shown = ":memory:"
     label = "store"
 
@@ -142,14 +137,3 @@ class InlineEngine:
         if self._connection is None:
             raise NotStartedError("the store", used_for)
         return self._connection
-
-
-def channels_of(group: Sequence[Unit]) -> set[str]:
-    """Return the channels that a group's successful writes have news for."""
-    return {
-        bound.operation.notify
-        for unit in group
-        if not isinstance(unit.outcome, Exception)
-        for bound in unit.bounds
-        if bound.operation.notify
-    }

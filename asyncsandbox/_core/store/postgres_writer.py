@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StoreError, StoreOutcomeUnknownError, StoreUnavailableError
-from .inline import channels_of
 from .operations import Operation
 from .postgres_calls import Caller
 from .postgres_link import BUSY, Link, driver, is_lost, translate
+from .signals import channels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

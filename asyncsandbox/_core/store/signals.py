@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Signals", "asyncio"]
+    from .lane import Unit
+
+__all__ = ["Signals", "asyncio", "channels_of"]
 
 
 class Signals:
@@ -58,3 +60,14 @@ class Signals:
         if future is None or future.done() or future.get_loop() is not asyncio.get_running_loop():
             future = self._waiting[channel] = asyncio.get_running_loop().create_future()
         return future
+
+
+def channels_of(group: Iterable[Unit]) -> set[str]:
+    """Return the channels that a group's successful writes have news for."""
+    return {
+        bound.operation.notify
+        for unit in group
+        if not isinstance(unit.outcome, Exception)
+        for bound in unit.bounds
+        if bound.operation.notify
+    }

@@ -25,11 +25,10 @@ from ...errors import NotStartedError
 from ..clock import SystemClock
 from ..tasks import outlast
 from .engine import StoreSettings
-from .inline import SQLITE_SIZE, channels_of
 from .lane import Home, Lane, Unit
-from .operations import Dialect, Operation
-from .signals import Signals
-from .sqlite_connection import SqliteConnection
+from .operations import Dialect
+from .signals import Signals, channels_of
+from .sqlite_connection import SIZE, SqliteConnection
 from .sqlite_file import open_reader, open_writer
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..clock import Clock
-    from .operations import Bound, Result
+    from .operations import Bound, Operation, Result
     from .schema import Script
 
 __all__ = ["SqliteEngine", "StoreSettings", "SystemClock", "asyncio"]
@@ -54,7 +53,7 @@ class SqliteEngine:
 
     kind: ClassVar[str] = "sqlite"
     dialect: ClassVar[Dialect] = Dialect.SQLITE
-    size: ClassVar[Operation] = SQLITE_SIZE
+    size: ClassVar[Operation] = SIZE
 
     def __init__(self, path: Path, shown: str, settings: StoreSettings, clock: Clock) -> None:
         self.shown = shown

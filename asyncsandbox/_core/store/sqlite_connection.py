@@ -34,10 +34,14 @@ if TYPE_CHECKING:
     from .operations import Bound, Statement
     from .schema import Script
 
-__all__ = ["Operation", "SqliteConnection", "sqlite3", "translate"]
+__all__ = ["SIZE", "Operation", "SqliteConnection", "sqlite3", "translate"]
 
 T = TypeVar("T")
 
+SIZE = Operation(
+    "store.size",
+    "SELECT sqlite_version() AS version, page_count * page_size AS size FROM pragma_page_count, pragma_page_size",
+)
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _OUT_OF_ORDER = {
     sqlite3.SQLITE_CANTOPEN,
@@ -164,11 +168,11 @@ class SqliteConnection:
         """Carry out one unit within the group's transaction; on failure nothing of it stays."""
         several = len(unit.bounds) > 1
         try:
-            if not several:
-                return (self._execute(unit.bounds[0]),)
-            self._connection.execute("SAVEPOINT unit")
+            if several:
+                self._connection.execute("SAVEPOINT unit")
             results = tuple(map(self._execute, unit.bounds))
-            self._connection.execute("RELEASE unit")
+            if several:
+                self._connection.execute("RELEASE unit")
         except Exception as error:  # noqa: BLE001 - it reaches the caller
             if several and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK TO unit")
