@@ -495,7 +495,8 @@ def test_writes_of_a_loop_that_ends_are_finished_or_lost_and_hang_nobody(path: P
         loop = runner.get_loop()
         store = runner.run(main())
         runner.run(store.close())
-    assert sqlite3.connect(path).execute("SELECT count(*) FROM sandbox_shelf").fetchone() == (5,)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM sandbox_shelf").fetchone() == (5,)
 
 
 def refuse_to_start(future: object) -> None:
