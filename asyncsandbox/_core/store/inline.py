@@ -6,8 +6,10 @@ dies with its caller, what was carried out stays in this object. So open it outs
 >>> async def main() -> float:
 ...     engine = InlineEngine(SystemClock())
 ...     await engine.open()
-...     return await engine.now() > 0
->>> asyncio.run(main())
+...     now = await engine.now()
+...     await engine.close()
+...     return now
+>>> asyncio.run(main()) > 0
 True
 """
 

@@ -9,6 +9,7 @@ A statement that fails undoes itself and leaves the group's transaction as it wa
 ...     return (yield Operation("bells.list", "SELECT name FROM sandbox_bells")())
 >>> connection.run(script())
 ({'name': 'ding'},)
+>>> connection.close()
 """
 
 from __future__ import annotations
