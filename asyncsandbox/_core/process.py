@@ -1,7 +1,7 @@
 """Which process somebody is, written down so that another process can tell later whether it has died.
 
-A process is known by its place (boot, PID namespace, time namespace), its number there and when it began, counted by the
-kernel. It is *proven dead* only where that very place can be looked at from here and no such process is there any more.
+A process is known by its place (boot, PID namespace, time namespace), its number there and when it began, as the kernel
+counts. It is *proven dead* only where that very place can be looked at from here and no such process is there any more.
 Numbers are used again, so a process that began at another moment is another one. In another container, on another
 machine, after a reboot, or on a system other than Linux nothing is ever proven.
 
@@ -81,7 +81,7 @@ def is_proven_dead(process: Process, proc: Path = PROC) -> bool:
 def _place(proc: Path) -> str:
     """Return where process numbers seen here mean something; empty where that cannot be said."""
     try:
-        if os.readlink(proc / "self") != str(os.getpid()):  # what is mounted here belongs to another namespace
+        if (proc / "self").readlink() != Path(str(os.getpid())):  # what is mounted here belongs to another namespace
             return ""
         boot = (proc / "sys/kernel/random/boot_id").read_text("ascii").strip()
         spaces = [str((proc / "self/ns" / name).stat().st_ino) for name in _NAMESPACES if _has(proc, name)]
