@@ -24,10 +24,11 @@ from ._core.decorators import Arguments, as_coroutine_function
 from ._core.journal import Journal
 from ._core.ledger import Ledger, LedgerSettings
 from ._core.lifecycle import start_component, start_order, stop_all
-from ._core.mistakes import find_mistakes, specs_of
+from ._core.mistakes import find_mistakes, judge_ledger, specs_of
 from ._core.runtime import Runtime
 from ._core.saga import Saga
 from ._core.settings import keywords_from_environ, require_name, require_number
+from ._core.store_keeper import StoreKeeper
 from .components.alerts import AlertSettings, AlertSystem
 from .components.database import DatabaseSettings, SandboxDatabaseManager
 from .components.dry_run import DryRunLock, DryRunSettings
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ._core.clock import Clock
     from ._core.ledger import ActionRecord, ActionState
     from ._core.must_await import MustAwait
+    from ._core.store import Store
 
 __all__ = ["Sandbox", "SandboxOrchestrator", "SandboxStatus", "current_sandbox"]
 
@@ -66,6 +68,7 @@ _OPTIONS: dict[str, Any] = {
     "dry_run": bool,
     "use_memory_db": bool,
     "database_url": str,
+    "store": str,
     "namespace": str,
     "allow_mixed": bool,
     "shutdown_seconds": float,
@@ -102,6 +105,7 @@ class Sandbox:
         dry_run: Whether actions are held back; None means yes.
         use_memory_db: A scratch database of its own; None means yes unless a URL is given.
         database_url: The app's database, isolated as the settings say.
+        store: Where actions are remembered: path, PostgreSQL URL, open `Store` (left open); None for in memory.
         namespace: Keeps the keys of different programs apart.
         actions: Decorated functions, or modules that hold some, for the readiness check ``actions`` to judge before
             their first call.
@@ -132,6 +136,7 @@ class Sandbox:
         dry_run: bool | None = None,
         use_memory_db: bool | None = None,
         database_url: str | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
         namespace: str = "default",
         actions: Iterable[object] = (),
         extra: Iterable[Component] = (),
@@ -167,13 +172,19 @@ class Sandbox:
         watching = (self.logger, self.alerts)  # first, so that they hear of all the others
         at_work = (self.dry_run_lock, self.database, self.retry, self.governor, self.idempotency_manager)
         self._components = start_order((*watching, *at_work, *extra, self.worker, self.readiness))
-        clock = clock or SystemClock()
+        journal = Journal(clock := clock or SystemClock())
+        planner = self.dry_run_lock.make_planner(namespace)
+        keeper = None
+        if store is not None:
+            keeper = StoreKeeper(store, clock, journal, planner=planner, settings=ledger, dry_run=self.dry_run)
+            keeper.refuse_app(self.database.get_status().source)
+            self._components = (keeper, *self._components)
         self._runtime = Runtime(
             gate=self.dry_run_lock,
-            ledger=Ledger(clock, ledger),
-            journal=Journal(clock),
+            ledger=Ledger(clock, ledger) if keeper is None else keeper.ledger,
+            journal=journal,
             clock=clock,
-            planner=self.dry_run_lock.make_planner(namespace),
+            planner=planner,
             name=f"sandbox {namespace!r}",
             dry_run=self.dry_run,
             allow_mixed=allow_mixed,
@@ -183,12 +194,12 @@ class Sandbox:
             specs=specs_of(actions),
         )
         self._services = Services(
-            clock=clock, journal=self._runtime.journal, ledger=self._runtime.ledger, host=self._runtime
-        )
-        for component in self._components:
-            for check in component.get_checks():
-                self.readiness.register(check)
-        self.readiness.register(Check(name="ledger", fn=self._check_ledger, critical=False))
+            clock=clock, journal=journal, ledger=self._runtime.ledger, host=self._runtime,
+            store=keeper.store if keeper else None, owner=keeper.owner if keeper else None,
+        )  # fmt: skip
+        for check in (check for component in self._components for check in component.get_checks()):
+            self.readiness.register(check)
+        self.readiness.register(Check(name="ledger", fn=lambda: judge_ledger(self._runtime), critical=False))
         self.readiness.register(Check(name="actions", fn=self._check_actions))
 
     def __repr__(self) -> str:
@@ -332,7 +343,7 @@ class Sandbox:
         return Saga(self._runtime, name)
 
     async def recover(self, name: str, key: str, *, happened: bool, result: object = None) -> None:
-        """Settle an UNKNOWN action by what you found out at the provider.
+        """Settle an UNKNOWN action by what you found out at the provider; with a store, whichever process left it.
 
         Args:
             name: Name of the action.
@@ -343,9 +354,9 @@ class Sandbox:
         Raises:
             ActionNotFoundError: There is no such action.
             ActionStateError: It is not UNKNOWN.
+            StoreError: The store does not answer; nothing was settled.
         """
-        ledger = self._services.ledger
-        await ledger.resolve(ledger.get_row(name, key), happened=happened, result=result)
+        await self._services.ledger.recover(name, key, happened=happened, result=result)
 
     async def __aenter__(self) -> Self:
         await self.initialize()
@@ -371,13 +382,6 @@ class Sandbox:
     async def _check_actions(self) -> CheckResult:
         mistakes = find_mistakes(self._runtime.specs.values(), self.governor)
         return CheckResult(status=CheckStatus.FAIL if mistakes else CheckStatus.PASS, output="\n".join(mistakes))
-
-    def _check_ledger(self) -> CheckResult:
-        if self._services.ledger.is_full:
-            return CheckResult(status=CheckStatus.FAIL, output="the in-memory ledger is full: new actions are refused")
-        if not self.dry_run:
-            return CheckResult(status=CheckStatus.WARN, output="live without a durable store: a crash forgets what ran")
-        return CheckResult(status=CheckStatus.PASS)
 
 
 SandboxOrchestrator = Sandbox

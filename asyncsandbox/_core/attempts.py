@@ -7,6 +7,7 @@ again. All that is waited for is waited for while nothing runs.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeadlineExceededError, IdempotencyConflictError, LimitExceededError, OutcomeUnknownError
@@ -14,13 +15,14 @@ from .body import run_body
 from .context import get_deadline
 from .journal import Level
 from .ledger import ActionEvent
+from .masking import cover
 from .planned import FILLED_IN
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from .planned import ActionSpec
-    from .ports import RetryCall
+    from .ports import Attempt, RetryCall
     from .runtime import Run
 
 
@@ -70,8 +72,8 @@ async def make_attempts(run: Run) -> Any:
         raise failure from (error if run.row.history else None)
     if run.retry is not None:
         run.retry.leave(ok=True)
-        run.row.history = tuple(run.retry.history)
-    await run.runtime.ledger.finish(run.row, run.fence, ActionEvent.RETURN, result=result)
+        run.row.history = _history(run, run.retry)
+    await run.runtime.ledger.finish(run.row, run.fence, ActionEvent.RETURN, result=result, masked=run.masked)
     run.runtime.report(run.row, "action.done", Level.INFO)
     return result
 
@@ -167,7 +169,7 @@ async def _fail(run: Run, error: Exception | asyncio.CancelledError) -> Exceptio
     if retry is not None:
         blamed = isinstance(error, Exception) and retry.matches(error)
         retry.leave(ok=True if event is ActionEvent.REJECT else False if blamed else None)
-        run.row.history = tuple(retry.history)
+        run.row.history = _history(run, retry)
     reason = _reason(run, error)
     await run.runtime.ledger.finish(run.row, run.fence, event, error=reason)
     lost = event is ActionEvent.LOSE
@@ -179,6 +181,13 @@ async def _fail(run: Run, error: Exception | asyncio.CancelledError) -> Exceptio
     return error
 
 
+def _history(run: Run, retry: RetryCall) -> tuple[Attempt, ...]:
+    """Return the attempts that failed, with nothing masked in what their errors say."""
+    if not (masked := run.masked):
+        return tuple(retry.history)
+    return tuple(replace(each, error=each.error and cover(each.error, masked)) for each in retry.history)
+
+
 _NAMES = {ActionEvent.NOT_DELIVERED: "not_delivered", ActionEvent.REJECT: "rejected"}
 
 
@@ -188,6 +197,6 @@ def _reason(run: Run, error: Exception | asyncio.CancelledError) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "it was cancelled while it ran"
     try:
-        return f"{type(error).__name__}: {error}"
+        return cover(f"{type(error).__name__}: {error}", run.masked)
     except Exception:  # noqa: BLE001 - an outcome must be recorded even if the error cannot say what it is
         return type(error).__name__

@@ -128,10 +128,14 @@ async def _settle_late(run: Run, permit: Permit | None, task: asyncio.Task[Any])
         permit.release()
     run.row.left_running = False
     returned = not task.cancelled() and task.exception() is None
-    if returned and await run.runtime.ledger.finish(run.row, run.fence, ActionEvent.RETURN, result=task.result()):
+    if returned and await _record_late(run, task.result()):
         run.runtime.report(run.row, "action.done_late", Level.WARNING)
     if cancellation is not None:
         raise cancellation
+
+
+async def _record_late(run: Run, result: object) -> bool:
+    return await run.runtime.ledger.finish(run.row, run.fence, ActionEvent.RETURN, result=result, masked=run.masked)
 
 
 def _time_left(runtime: Runtime, spec: ActionSpec) -> float | None:

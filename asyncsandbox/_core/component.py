@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .checks import Check
     from .clock import Clock
     from .context import Host
+    from .owners import Owner
+    from .store import Store
 
 
 class ComponentState(StrEnum):
@@ -64,12 +66,16 @@ class Services:
         clock: Time and randomness.
         journal: The stream of events.
         ledger: The rows of actions.
+        store: The durable memory, or None where there is none.
+        owner: In whose name things are begun in the store; None where there is none, and in a dry run.
         host: The sandbox it lives in, or None alone.
     """
 
     clock: Clock
     journal: Journal
     ledger: Ledger
+    store: Store | None = None
+    owner: Owner | None = None
     host: Host | None = None
 
     @classmethod

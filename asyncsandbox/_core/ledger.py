@@ -15,130 +15,57 @@ False
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ..errors import ActionNotFoundError, ActionStateError, IdempotencyConflictError, LedgerFullError
+from .action_states import TRANSITIONS, ActionEvent, ActionRecord, ActionState
 from .settings import require_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from .clock import Clock
     from .planned import PlannedAction
     from .ports import Attempt
 
+__all__ = [
+    "TRANSITIONS",
+    "ActionEvent",
+    "ActionRecord",
+    "ActionState",
+    "ClaimLostError",
+    "Ledger",
+    "LedgerSettings",
+    "Row",
+]
+
+_S, _E = ActionState, ActionEvent
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings:
-    """How much the in-memory ledger takes.
+    """How much a ledger takes, and how patient it is.
 
     Attributes:
-        max_rows: Rows it holds before it refuses new ones (>= 1).
+        max_rows: Rows held in memory (>= 1): without a store it refuses new ones then, with a store old ones make room.
         max_generations: How often one key may run again after `rejected` errors or an undo (>= 1).
+        lease_seconds: With a store: how long whatever a process was at work on waits for it to come back, where nobody
+            can prove that it has died (>= 1).
+        settle_seconds: With a store: how long after a process has died a call of it may still arrive, so that `verify`
+            cannot rule it out before (>= 0).
     """
 
     max_rows: int = 100_000
     max_generations: int = 10
+    lease_seconds: float = 30.0
+    settle_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         require_number("LedgerSettings.max_rows", self.max_rows, at_least=1, whole=True)
         require_number("LedgerSettings.max_generations", self.max_generations, at_least=1, whole=True)
-
-
-class ActionState(StrEnum):
-    """Where an action is."""
-
-    PLANNED = "planned"
-    APPROVED = "approved"
-    CLAIMED = "claimed"
-    STARTED = "started"
-    DONE = "done"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
-    UNDOING = "undoing"
-    UNDONE = "undone"
-    UNDO_UNKNOWN = "undo_unknown"
-
-
-class ActionEvent(StrEnum):
-    """What moves an action from one state to the next."""
-
-    APPROVE = "approve"
-    CLAIM = "claim"
-    RELEASE = "release"
-    START = "start"
-    RETURN = "return"
-    RETRY = "retry"
-    NOT_DELIVERED = "not delivered"
-    REJECT = "reject"
-    LOSE = "lose"
-    HAPPENED = "happened"
-    NOT_HAPPENED = "not happened"
-    UNDO = "undo"
-    UNDO_RETURN = "undo return"
-    UNDO_LOSE = "undo lose"
-
-
-_S, _E = ActionState, ActionEvent
-
-TRANSITIONS: dict[tuple[ActionState, ActionEvent], ActionState] = {
-    (_S.PLANNED, _E.APPROVE): _S.APPROVED,
-    (_S.APPROVED, _E.CLAIM): _S.CLAIMED,
-    (_S.CLAIMED, _E.RELEASE): _S.APPROVED,
-    (_S.CLAIMED, _E.START): _S.STARTED,
-    (_S.STARTED, _E.RETRY): _S.STARTED,
-    (_S.STARTED, _E.RETURN): _S.DONE,
-    (_S.STARTED, _E.NOT_DELIVERED): _S.APPROVED,
-    (_S.STARTED, _E.REJECT): _S.REJECTED,
-    (_S.STARTED, _E.LOSE): _S.UNKNOWN,
-    (_S.REJECTED, _E.CLAIM): _S.CLAIMED,
-    (_S.UNKNOWN, _E.RETRY): _S.STARTED,
-    (_S.UNKNOWN, _E.RETURN): _S.DONE,
-    (_S.UNKNOWN, _E.HAPPENED): _S.DONE,
-    (_S.UNKNOWN, _E.NOT_HAPPENED): _S.APPROVED,
-    (_S.DONE, _E.UNDO): _S.UNDOING,
-    (_S.UNDOING, _E.UNDO_RETURN): _S.UNDONE,
-    (_S.UNDOING, _E.UNDO_LOSE): _S.UNDO_UNKNOWN,
-    (_S.UNDONE, _E.APPROVE): _S.APPROVED,
-}
-"""Every step a row can take. What is not here cannot happen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionRecord:
-    """What the ledger knows of one action call.
-
-    Attributes:
-        identity: Digest of namespace, action and key (or facts and ordinal, without a key).
-        action: Name of the action.
-        key: The business key, or a label for a call without one.
-        state: Where it is.
-        generation: 1, and one more after each rejection or undo; the provider's key changes with it.
-        attempts: How often its body was started.
-        correlation_id: Of the call that made the row.
-        started_at: When its body last started, in UTC.
-        finished_at: When its outcome was recorded, in UTC.
-        duration_seconds: From the last start to the outcome.
-        error: The error that decided the outcome, as text.
-        permit_seconds: How long it waited for permits of its limit, all attempts together.
-        history: The attempts that failed while it was retried.
-    """
-
-    identity: str
-    action: str
-    key: str
-    state: ActionState
-    generation: int
-    attempts: int
-    correlation_id: str | None
-    started_at: datetime | None
-    finished_at: datetime | None
-    duration_seconds: float | None
-    error: str | None
-    permit_seconds: float
-    history: tuple[Attempt, ...]
+        require_number("LedgerSettings.lease_seconds", self.lease_seconds, at_least=1)
+        require_number("LedgerSettings.settle_seconds", self.settle_seconds, at_least=0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,6 +108,10 @@ class Row:
         )
 
 
+class ClaimLostError(ActionStateError):
+    """Somebody else moved the row between our look at it and our claim: look again."""
+
+
 class Ledger:
     """All rows of one sandbox.
 
@@ -200,6 +131,11 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Row]:
         return iter(tuple(self._rows.values()))
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether rows survive the process."""
+        return False
 
     @property
     def is_full(self) -> bool:
@@ -235,14 +171,18 @@ class Ledger:
         Raises:
             LedgerFullError: There is no room; nothing was forgotten and nothing written.
         """
-        if self.is_full:
+        if len(self._rows) >= self._settings.max_rows:
             raise LedgerFullError(self._settings.max_rows)
         row = Row(call=call, correlation_id=correlation_id, result=result)
         self._rows[call.identity] = row
         return row
 
-    async def claim(self, row: Row) -> int:
+    async def claim(self, row: Row, *, waits: bool = True) -> int:  # noqa: ARG002 - a durable ledger looks at it
         """Approve where that is still needed, then claim the row for one run.
+
+        Args:
+            row: What to claim.
+            waits: Whether something is waited for before the run starts; if not, the start may stand for the claim.
 
         Returns:
             The fence: a number that this claim alone holds.
@@ -259,8 +199,12 @@ class Ledger:
         row.fence += 1
         return row.fence
 
-    async def claim_unknown(self, row: Row) -> int:
+    async def claim_unknown(self, row: Row, *, waits: bool = True) -> int:  # noqa: ARG002 - as above
         """Claim a row that is UNKNOWN, and stays so until its body runs again with the key the provider knows.
+
+        Args:
+            row: What to claim.
+            waits: As for `claim`.
 
         Returns:
             The fence.
@@ -303,9 +247,24 @@ class Ledger:
         self._begin(row, fence, _E.RETRY)
 
     async def finish(
-        self, row: Row, fence: int, event: ActionEvent, *, result: object = None, error: str | None = None
+        self,
+        row: Row,
+        fence: int,
+        event: ActionEvent,
+        *,
+        result: object = None,
+        error: str | None = None,
+        masked: Sequence[str] = (),  # noqa: ARG002 - a durable ledger looks at it
     ) -> bool:
         """Record how the body ended.
+
+        Args:
+            row: Whose.
+            fence: The claim's.
+            event: How.
+            result: What it returned.
+            error: What it raised, as text in which nothing masked is left.
+            masked: Texts that must be written nowhere.
 
         Returns:
             False where the fence is old or the outcome was decided meanwhile: the row is left as it is.
@@ -317,8 +276,21 @@ class Ledger:
         self._close(row, error)
         return True
 
-    async def resolve(self, row: Row, *, happened: bool, result: object = None) -> None:
+    async def resolve(
+        self,
+        row: Row,
+        *,
+        happened: bool,
+        result: object = None,
+        masked: Sequence[str] = (),  # noqa: ARG002 - a durable ledger looks at it
+    ) -> None:
         """Settle an UNKNOWN row by what somebody found out.
+
+        Args:
+            row: Which.
+            happened: Whether the call happened; if not, it may run again.
+            result: What later calls get, if it happened.
+            masked: Texts that must be written nowhere.
 
         Raises:
             ActionStateError: The row is not UNKNOWN; or its body, though given up, still runs and may yet succeed.
@@ -328,6 +300,22 @@ class Ledger:
         self._step(row, _E.HAPPENED if happened else _E.NOT_HAPPENED)
         row.result = result
         row.finished_at = self._clock.now()
+
+    async def recover(self, action: str, key: str, *, happened: bool, result: object = None) -> None:
+        """Settle an UNKNOWN row by what a person found out; see `resolve`.
+
+        Raises:
+            ActionNotFoundError: There is none of this action and key.
+            ActionStateError: It is not UNKNOWN, or its body still runs.
+        """
+        await self.resolve(self.get_row(action, key), happened=happened, result=result)
+
+    async def may_rule_out(self, row: Row) -> bool:  # noqa: ARG002 - a durable ledger looks at it
+        """Tell whether a call that left no trace at the provider has not happened, and never will.
+
+        That takes a dead owner. The owner of what is in memory is this very process.
+        """
+        return False
 
     async def move_undo(self, row: Row, event: ActionEvent, *, error: str | None = None) -> None:
         """Take an undo one step further.

@@ -1,4 +1,4 @@
-"""What is wrong with the declaration of an action and cannot be told from its decorator alone.
+"""What is wrong with actions and cannot be told from a decorator alone: in their declarations, and where they are kept.
 
 >>> find_mistakes([], None)
 ()
@@ -10,12 +10,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from .checks import CheckResult, CheckStatus
 from .planned import KEY_PARAMETER, ActionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .ports import PermitPort
+    from .runtime import Runtime
 
 SPEC_ATTRIBUTE = "asyncsandbox_spec"
 """Where a decorated function keeps what was declared of it."""
@@ -40,6 +42,15 @@ def specs_of(actions: Iterable[object]) -> dict[str, ActionSpec]:
 def find_mistakes(specs: Iterable[ActionSpec], permits: PermitPort | None) -> tuple[str, ...]:
     """Return a sentence for each mistake, in the order of the actions' names."""
     return tuple(said for spec in sorted(specs, key=lambda spec: spec.name) for said in _mistakes_of(spec, permits))
+
+
+def judge_ledger(runtime: Runtime) -> CheckResult:
+    """Return whether the ledger has room, and would still know after a crash what ran."""
+    if runtime.ledger.is_full:
+        return CheckResult(status=CheckStatus.FAIL, output="the in-memory ledger is full: new actions are refused")
+    if not runtime.dry_run and not runtime.ledger.is_durable:
+        return CheckResult(status=CheckStatus.WARN, output="live without a durable store: a crash forgets what ran")
+    return CheckResult(status=CheckStatus.PASS)
 
 
 def _mistakes_of(spec: ActionSpec, permits: PermitPort | None) -> Iterable[str]:

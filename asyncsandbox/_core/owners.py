@@ -125,6 +125,11 @@ class Owner:
             raise NotStartedError("the store's owner", "starting something")
         return self._id
 
+    @property
+    def is_started(self) -> bool:
+        """Whether it has a name, and as a rule a lease."""
+        return self._id is not None
+
     async def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]]) -> None:
         """Take a lease, under a new name, and keep it.
 

@@ -10,6 +10,7 @@ declined card in a group of fifty does not leave forty-nine outcomes unknown.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -23,7 +24,8 @@ from .attempts import give_back, make_attempts, take_what_it_needs, whose_permit
 from .body import is_left_to_us, make_body
 from .context import CallScope, get_correlation_id, get_running_action, running_action
 from .journal import Level
-from .ledger import ActionState
+from .ledger import ActionState, ClaimLostError
+from .masking import find_masked
 from .planned import KEY_PARAMETER, ActionKind, Decision, provider_key
 from .runtime import Flight, Run
 from .saga import current_saga
@@ -135,31 +137,45 @@ async def _fly(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
 
 
 async def _run(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
-    ledger = runtime.ledger
-    row = await ledger.look_up(flight.call)
-    is_new = row is None
-    if row is None:
-        row = await ledger.plan(flight.call, correlation_id=get_correlation_id())
-    elif row.state is ActionState.UNKNOWN:
-        await _find_out(runtime, spec, row, flight.bound)
-    if row.state is ActionState.DONE:
-        return row.result
+    run: Run | None = None
+    while run is None:
+        row = await runtime.ledger.look_up(flight.call)
+        if row is not None and row.state is ActionState.UNKNOWN:
+            await _find_out(runtime, spec, row, flight.bound)
+        if row is not None and row.state is ActionState.DONE:
+            return row.result
+        with suppress(ClaimLostError):  # another process was quicker: look again
+            run = await _begin(runtime, spec, flight, row)
+    result = await make_attempts(run)
+    saga = current_saga()
+    if saga is not None and spec.undo is not None:
+        saga.add(spec.undo, run.row, {**flight.bound, "result": result}, spec.redact)
+    return result
+
+
+async def _begin(runtime: Runtime, spec: ActionSpec, flight: Flight, found: Row | None) -> Run:
+    """Claim a call, take what it needs, and note that its body is about to run.
+
+    Raises:
+        ClaimLostError: Another process was quicker, so that what was found is no longer so.
+        asyncio.CancelledError: Nobody waits for it any more, or the sandbox stops.
+        Exception: What it needs is not to be had.
+    """
+    ledger, waits = runtime.ledger, spec.limit is not None
+    row = found or await ledger.plan(flight.call, correlation_id=get_correlation_id())
     is_unknown = row.state is ActionState.UNKNOWN
-    fence = await (ledger.claim_unknown(row) if is_unknown else ledger.claim(row))
+    fence = await (ledger.claim_unknown(row, waits=waits) if is_unknown else ledger.claim(row, waits=waits))
     run = Run(runtime, spec, row, fence, flight)
     try:
         await take_what_it_needs(run)
         flight.busy = True
         await (ledger.restart(row, fence) if is_unknown else ledger.start(row, fence))
     except (Exception, asyncio.CancelledError):
+        flight.busy = False
         give_back(run)
-        await ledger.release(row, fence, forget=is_new)
+        await ledger.release(row, fence, forget=found is None)
         raise
-    result = await make_attempts(run)
-    saga = current_saga()
-    if saga is not None and spec.undo is not None:
-        saga.add(spec.undo, row, {**flight.bound, "result": result})
-    return result
+    return run
 
 
 async def _find_out(runtime: Runtime, spec: ActionSpec, row: Row, bound: Mapping[str, Any]) -> None:
@@ -176,10 +192,15 @@ async def _find_out(runtime: Runtime, spec: ActionSpec, row: Row, bound: Mapping
         if row.state is not ActionState.UNKNOWN:
             return
         if found is not None and found is not False:
-            await runtime.ledger.resolve(row, happened=True, result=None if found is True else found)
+            masked = find_masked(bound, spec.redact)
+            await runtime.ledger.resolve(row, happened=True, result=None if found is True else found, masked=masked)
             runtime.report(row, "action.verified", Level.INFO)
             return
-        # Only a dead owner makes "not found" final, and this process is alive: the call may still arrive.
+        # Only a dead owner makes "not found" final: what a living one has sent may still arrive.
+        if await runtime.ledger.may_rule_out(row):
+            await runtime.ledger.resolve(row, happened=False)
+            runtime.report(row, "action.ruled_out", Level.WARNING)
+            return
         reason = "verify found no trace of it, but it may still arrive"
     if not _is_remembered(runtime, spec, row):
         raise OutcomeUnknownError(row.call.action, row.call.key, reason)

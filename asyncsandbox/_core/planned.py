@@ -178,10 +178,12 @@ class Planner:
     Attributes:
         namespace: Keeps the keys of different programs apart.
         secret: Key by which masked values are compared; it is written nowhere.
+        life: Which life of a program this is, where rows outlast it: calls without a key are new in each.
     """
 
     namespace: str = "default"
     secret: bytes | None = None
+    life: str = ""
     _ordinals: dict[tuple[str, str], int] = field(default_factory=dict)
     _fields: dict[type, tuple[str, ...] | None] = field(default_factory=dict)
 
@@ -201,7 +203,7 @@ class Planner:
                 raise KnownAfterApplyError(references[0], f"{spec.name!r}, an action without a key=,")
             label = f"~{facts_digest[:8]}"
             ordinal = self._ordinals[spec.name, facts_digest] = self._ordinals.get((spec.name, facts_digest), 0) + 1
-            identity = f"{_identity(self.namespace, spec.name, f'f{facts_digest}')}/{ordinal}"
+            identity = f"{_identity(self.namespace, spec.name, f'f{facts_digest}')}/{self.life}{ordinal}"
         else:
             label = key
             identity = _identity(self.namespace, spec.name, f"k{key}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .context import Host
 from .ledger import ActionEvent
+from .masking import find_masked
 from .planned import Planner
 
 if TYPE_CHECKING:
@@ -185,3 +186,8 @@ class Run:
     permit_seconds: float = 0.0
     outcome: ActionEvent = ActionEvent.NOT_DELIVERED
     timeout: AttemptTimeoutError | None = None
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Texts of its arguments that must be written nowhere."""
+        return find_masked(self.flight.bound, self.spec.redact) if self.spec.redact else ()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from .journal import Level
 from .ledger import ActionEvent
+from .masking import cover, find_masked
 from .tasks import outlast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from contextvars import Token
     from types import TracebackType
 
@@ -42,16 +44,16 @@ class Saga:
     def __init__(self, books: _Books, name: str) -> None:
         self._books = books
         self._name = name
-        self._done: list[tuple[Undo, Row, Mapping[str, Any]]] = []
+        self._done: list[tuple[Undo, Row, Mapping[str, Any], frozenset[str]]] = []
         self._outer: Saga | None = None
         self._token: Token[Saga | None] | None = None
 
     def __repr__(self) -> str:
         return f"<Saga {self._name!r} with {len(self._done)} to undo>"
 
-    def add(self, undo: Undo, row: Row, bound: Mapping[str, Any]) -> None:
-        """Note a finished action and what undoes it."""
-        self._done.append((undo, row, bound))
+    def add(self, undo: Undo, row: Row, bound: Mapping[str, Any], redact: frozenset[str] = frozenset()) -> None:
+        """Note a finished action, what undoes it, and which of the arguments are masked."""
+        self._done.append((undo, row, bound, redact))
 
     async def __aenter__(self) -> Self:
         self._outer = _current.get()
@@ -78,16 +80,18 @@ class Saga:
 
     async def _undo_all(self, cause: BaseException) -> None:
         while self._done:
-            undo, row, bound = self._done.pop()
-            await self._undo(undo, row, bound, cause)
+            undo, row, bound, redact = self._done.pop()
+            await self._undo(partial(undo, bound), row, find_masked(bound, redact), cause)
 
-    async def _undo(self, undo: Undo, row: Row, bound: Mapping[str, Any], cause: BaseException) -> None:
+    async def _undo(
+        self, undo: Callable[[], Awaitable[Any]], row: Row, masked: tuple[str, ...], cause: BaseException
+    ) -> None:
         ledger, journal = self._books.ledger, self._books.journal
         await ledger.move_undo(row, ActionEvent.UNDO)
         try:
-            await undo(bound)
+            await undo()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the other undos must go on
-            await ledger.move_undo(row, ActionEvent.UNDO_LOSE, error=repr(error))
+            await ledger.move_undo(row, ActionEvent.UNDO_LOSE, error=cover(repr(error), masked))
             cause.add_note(f"the undo of {row.call.label} raised {error!r}: nobody knows whether it is undone")
             journal.publish(
                 "action.undo_unknown", component="actions", level=Level.ERROR, action=row.call.action, key=row.call.key

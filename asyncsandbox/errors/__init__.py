@@ -14,6 +14,7 @@ The tree::
     │   ├── IdempotencyConflictError          one key, two different sets of facts
     │   ├── KnownAfterApplyError              the program looked at a value that exists only after apply
     │   ├── DeadlineExceededError(TimeoutError)  the deadline passed before the action started; it was not run
+    │   │   └── RunningElsewhereError         the same, while another process was at work on it
     │   ├── OutcomeUnknownError               the action started and nobody knows whether it happened
     │   │   └── IdempotencyUnknownError       the same, of a call with an idempotency key
     │   ├── ActionNotFoundError(LookupError)  the ledger has no such action
@@ -61,6 +62,7 @@ from .actions import (
     NestedActionError,
     OutcomeUnknownError,
     PlanFileError,
+    RunningElsewhereError,
 )
 from .base import ConfigurationError, SandboxError
 from .calls import AttemptTimeoutError, BreakerOpenError, LimitExceededError
@@ -124,6 +126,7 @@ __all__ = [
     "QueueFullError",
     "ResultCodecError",
     "ResultUnavailableError",
+    "RunningElsewhereError",
     "SandboxError",
     "SessionInUseError",
     "StoreBusyError",

@@ -92,6 +92,21 @@ class DeadlineExceededError(ActionError, TimeoutError):
         )
 
 
+class RunningElsewhereError(DeadlineExceededError):
+    """The deadline passed while another process was at work on the action. This call did not run it.
+
+    Attributes:
+        action: Name of the action.
+        key: Its key.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"the deadline passed while another process was at work on {self.action}[{self.key}]: "
+            f"call it again to learn the outcome, or raise deadline_seconds"
+        )
+
+
 class OutcomeUnknownError(ActionError):
     """The action started and its outcome is not known; it will not run again by itself.
 
