@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import (
     ActionNotFoundError,
+    ClaimLostError,
     IdempotencyConflictError,
     OutcomeUnknownError,
     ResultCodecError,
@@ -28,7 +29,7 @@ from ..errors import (
 from . import action_rows as table
 from .action_rows import CHANNEL, IN_FLIGHT, StoredRow, result_of
 from .context import get_deadline
-from .ledger import ActionEvent, ActionState, ClaimLostError, Ledger
+from .ledger import ActionEvent, ActionState, Ledger
 from .masking import holds
 from .owners import OwnerState
 from .results import encode_result
@@ -345,7 +346,7 @@ class DurableLedger(Ledger):
             await self._book.refresh(row)
             if begins and row.version != version:
                 row.pending = None
-                raise ClaimLostError(row.call.action, row.call.key, row.state, "a claim of ours")
+                raise ClaimLostError(row.call.action, row.call.key, row.state, "start")
             if begins:  # it is as it was, so our lease is over, and nobody has made use of that yet
                 await self._owner.renew()
 

@@ -34,7 +34,6 @@ __all__ = [
     "ActionEvent",
     "ActionRecord",
     "ActionState",
-    "ClaimLostError",
     "Ledger",
     "LedgerSettings",
     "Row",
@@ -106,10 +105,6 @@ class Row:
             permit_seconds=self.permit_seconds,
             history=self.history,
         )
-
-
-class ClaimLostError(ActionStateError):
-    """Somebody else moved the row between our look at it and our claim: look again."""
 
 
 class Ledger:

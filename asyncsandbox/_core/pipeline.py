@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
+    ClaimLostError,
     IdempotencyConflictError,
     KnownAfterApplyError,
     NestedActionError,
@@ -24,7 +25,7 @@ from .attempts import give_back, make_attempts, take_what_it_needs, whose_permit
 from .body import is_left_to_us, make_body
 from .context import CallScope, get_correlation_id, get_running_action, running_action
 from .journal import Level
-from .ledger import ActionState, ClaimLostError
+from .ledger import ActionState
 from .masking import find_masked
 from .planned import KEY_PARAMETER, ActionKind, Decision, provider_key
 from .runtime import Flight, Run

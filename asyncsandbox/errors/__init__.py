@@ -19,6 +19,7 @@ The tree::
     │   │   └── IdempotencyUnknownError       the same, of a call with an idempotency key
     │   ├── ActionNotFoundError(LookupError)  the ledger has no such action
     │   ├── ActionStateError                  the action is not in a state that allows this
+    │   │   └── ClaimLostError                somebody else moved it between our look and our step
     │   └── LedgerFullError                   the in-memory ledger has no room; it never forgets silently
     ├── LimitExceededError                    a limit denies a call, now or before its deadline
     ├── AttemptTimeoutError(TimeoutError)     one attempt took longer than it may
@@ -55,6 +56,7 @@ from .actions import (
     ActionError,
     ActionNotFoundError,
     ActionStateError,
+    ClaimLostError,
     DeadlineExceededError,
     IdempotencyConflictError,
     KnownAfterApplyError,
@@ -100,6 +102,7 @@ __all__ = [
     "ActionStateError",
     "AttemptTimeoutError",
     "BreakerOpenError",
+    "ClaimLostError",
     "ComponentStartError",
     "ComponentStopError",
     "ConfigurationError",

@@ -165,6 +165,23 @@ class ActionStateError(ActionError):
         )
 
 
+class ClaimLostError(ActionStateError):
+    """Somebody else moved the action between our look at it and our next step; that step was not taken.
+
+    Attributes:
+        action: Name of the action.
+        key: Its key, or the label of a call without one.
+        state: The state it is in now.
+        wanted: What was to be done.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"{self.action}[{self.key}] was moved by somebody else and is {self.state} now, so {self.wanted!r} was not "
+            f"done: call it again, which looks first"
+        )
+
+
 class LedgerFullError(ActionError):
     """The in-memory ledger is full. It refuses, because forgetting a row could repeat an action."""
 
