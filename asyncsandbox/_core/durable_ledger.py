@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import (
     ActionNotFoundError,
+    ActionStateError,
     ClaimLostError,
     IdempotencyConflictError,
     OutcomeUnknownError,
@@ -116,15 +117,14 @@ class DurableLedger(Ledger):
         mark = 0
         while True:
             columns = await self._book.read(call.identity)
-            if columns is None:
-                self._book.drop(call.identity)
+            row = self._book.unwritten(call.identity) if columns is None else self._book.see(columns)
+            if row is None:
                 return None
-            row = self._book.see(columns)
             if row.call.facts_digest != call.facts_digest:
                 raise IdempotencyConflictError(call.action, call.key, row.call.show(), call.show())
             if row.pending is not None:
                 await self._settle(row)
-            elif row.state not in IN_FLIGHT or row.owner == self._owner.id:
+            elif columns is None or row.state not in IN_FLIGHT or row.owner == self._owner.id:
                 if row.state is ActionState.DONE:
                     row.result = result_of(row)  # made anew, so that nobody changes what somebody else gets
                 return row
@@ -149,7 +149,9 @@ class DurableLedger(Ledger):
         if waits:
             await self._save(row, super().claim, table.WRITE_LEASED)
             return row.fence
-        return await super().claim(row)
+        fence = await super().claim(row)
+        stored(row).owner = self._owner.id
+        return fence
 
     async def claim_unknown(self, row: Row, *, waits: bool = True) -> int:
         """Claim an UNKNOWN row; see `Ledger.claim_unknown`.
@@ -159,7 +161,7 @@ class DurableLedger(Ledger):
             StoreError: It is not claimed.
         """
         if waits:
-            await self._save(row, super().claim_unknown, table.WRITE_LEASED)
+            await self._save(row, super().claim_unknown, table.WRITE, again=False)
             return row.fence
         return await super().claim_unknown(row)
 
@@ -172,11 +174,11 @@ class DurableLedger(Ledger):
         row = stored(row)
         if row.pending is not None:
             await self._settle(row)
+        elif row.fence != fence or row.state is not ActionState.CLAIMED:
+            return
         elif not row.version:
             self._book.drop(row.call.identity)
-        elif row.fence == fence and row.state is ActionState.CLAIMED and row.owner == self._owner.id:
-            if forget and not row.attempts and await self._book.forget(row):
-                return
+        elif not forget or row.attempts or not await self._book.forget(row):
             await self._record(row, partial(self._unclaim, fence=fence))
 
     async def start(self, row: Row, fence: int) -> None:
@@ -189,7 +191,11 @@ class DurableLedger(Ledger):
         row = stored(row)
         # Should this be cut off, nobody here knows whether it was written; the body has not run either way.
         row.pending = partial(self._unclaim, fence=fence)
-        await self._save(row, partial(super().start, fence=fence), table.WRITE_LEASED)
+        try:
+            await self._save(row, partial(super().start, fence=fence), table.WRITE_LEASED)
+        except ActionStateError:
+            row.pending = None
+            raise
         row.pending = None
 
     async def restart(self, row: Row, fence: int) -> None:
@@ -323,8 +329,14 @@ class DurableLedger(Ledger):
 
         return keep
 
-    async def _save(self, row: Row, step: Step, how: Operation) -> bool:
+    async def _save(self, row: Row, step: Step, how: Operation, *, again: bool = True) -> bool:
         """Take a step, durably.
+
+        Args:
+            row: The row.
+            step: Moves a copy of it.
+            how: How the copy is written; with a lease where the step begins something.
+            again: Whether a step that begins nothing may be taken from where somebody else has moved the row.
 
         Returns:
             False where there is nothing to do.
@@ -344,8 +356,7 @@ class DurableLedger(Ledger):
                 return True
             version = row.version
             await self._book.refresh(row)
-            if begins and row.version != version:
-                row.pending = None
+            if row.version != version and (begins or not again):
                 raise ClaimLostError(row.call.action, row.call.key, row.state, "start")
             if begins:  # it is as it was, so our lease is over, and nobody has made use of that yet
                 await self._owner.renew()

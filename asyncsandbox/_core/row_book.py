@@ -101,6 +101,14 @@ class RowBook:
                 del self._rows[oldest]
         self._rows[row.call.identity] = row
 
+    def unwritten(self, identity: str) -> StoredRow | None:
+        """Return a row that is not in the store yet, where it is but planned; nothing else is without the store."""
+        row = self._rows.get(identity)
+        if row is not None and row.state is ActionState.PLANNED and not stored(row).version:
+            return stored(row)
+        self.drop(identity)
+        return None
+
     def drop(self, identity: str) -> None:
         """Keep a row no longer, where it is kept."""
         self._rows.pop(identity, None)

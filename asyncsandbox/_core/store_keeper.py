@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, NotStartedError
 from .action_rows import ACTIONS
 from .clock import SystemClock
 from .component import Component
@@ -118,10 +119,14 @@ class StoreKeeper(Component):
             await self.ledger.take_over()
 
     async def _stop(self) -> None:
+        # Whoever closes his store before us leaves it to our lease to end.
+        closed_before = () if self._is_ours else (NotStartedError,)
         try:
             if self.owner is not None and self.owner.is_started and isinstance(self.ledger, DurableLedger):
-                await self.ledger.close()
-                await self.owner.stop()
+                with suppress(*closed_before):
+                    await self.ledger.close()
+                with suppress(*closed_before):
+                    await self.owner.stop()
         finally:
             if self._is_ours:
                 await self.store.close()

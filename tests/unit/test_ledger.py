@@ -78,12 +78,11 @@ class LedgerMachine(RuleBasedStateMachine):
     """Any sequence of calls, with any fence ever given out, against a model made of the table alone."""
 
     ledger_class: type[Ledger] = Ledger
+    max_rows = MAX_ROWS
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = self.ledger_class(
-            SystemClock(), LedgerSettings(max_rows=MAX_ROWS, max_generations=MAX_GENERATIONS)
-        )
+        self.ledger = self.make_ledger(LedgerSettings(max_rows=self.max_rows, max_generations=MAX_GENERATIONS))
         self.rows: dict[str, Row] = {}
         self.state: dict[str, str] = {}
         self.generation: dict[str, int] = {}
@@ -91,6 +90,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.attempts: dict[str, int] = {}
         self.result: dict[str, object] = {}
         self.was_done: set[tuple[str, int]] = set()
+
+    def make_ledger(self, given: LedgerSettings) -> Ledger:
+        return self.ledger_class(SystemClock(), given)
+
+    def now(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        return now(coroutine)
 
     def row(self, key: str) -> Row | None:
         return self.rows.get(key)
@@ -106,17 +111,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(key=KEYS)
     def plan(self, key: str) -> None:
         if key in self.rows:
-            assert now(self.ledger.look_up(call(key))) is self.rows[key]
+            assert self.now(self.ledger.look_up(call(key))) is self.rows[key]
             with pytest.raises(IdempotencyConflictError):
-                now(self.ledger.look_up(call(key, facts="other")))
+                self.now(self.ledger.look_up(call(key, facts="other")))
             return
-        assert now(self.ledger.look_up(call(key))) is None
-        if len(self.rows) >= MAX_ROWS:
+        assert self.now(self.ledger.look_up(call(key))) is None
+        if len(self.rows) >= self.max_rows:
             assert self.ledger.is_full
             with pytest.raises(LedgerFullError):
-                now(self.ledger.plan(call(key), correlation_id=None))
+                self.now(self.ledger.plan(call(key), correlation_id=None))
             return
-        self.rows[key] = now(self.ledger.plan(call(key), correlation_id="c"))
+        self.rows[key] = self.now(self.ledger.plan(call(key), correlation_id="c"))
         self.state[key], self.generation[key], self.fence[key], self.attempts[key] = "planned", 1, 0, 0
         self.result[key] = None
 
@@ -130,9 +135,9 @@ class LedgerMachine(RuleBasedStateMachine):
         may = state in ("planned", "approved", "rejected", "undone")
         if not may or (renewed and self.generation[key] >= MAX_GENERATIONS):
             with pytest.raises(ActionStateError):
-                now(self.ledger.claim(row))
+                self.now(self.ledger.claim(row))
             return
-        fence = now(self.ledger.claim(row))
+        fence = self.now(self.ledger.claim(row))
         assert fence > self.fence[key]
         self.fence[key] = fence
         self.generation[key] += renewed
@@ -145,9 +150,9 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         if self.state[key] != "unknown":
             with pytest.raises(ActionStateError):
-                now(self.ledger.claim_unknown(row))
+                self.now(self.ledger.claim_unknown(row))
             return
-        fence = now(self.ledger.claim_unknown(row))
+        fence = self.now(self.ledger.claim_unknown(row))
         assert fence > self.fence[key]
         self.fence[key] = fence
 
@@ -156,7 +161,7 @@ class LedgerMachine(RuleBasedStateMachine):
         row = self.row(key)
         if row is None:
             return
-        now(self.ledger.release(row, self.fence[key] - old, forget=forget))
+        self.now(self.ledger.release(row, self.fence[key] - old, forget=forget))
         if old == 0 and self.expect(key, "release") and forget and not self.attempts[key]:
             del self.rows[key]
 
@@ -167,10 +172,10 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         if old or not self.expect(key, "start"):
             with pytest.raises(ActionStateError):
-                now(self.ledger.start(row, self.fence[key] - old))
+                self.now(self.ledger.start(row, self.fence[key] - old))
             return
         assert (key, self.generation[key]) not in self.was_done, "what is DONE never runs again"
-        now(self.ledger.start(row, self.fence[key]))
+        self.now(self.ledger.start(row, self.fence[key]))
         self.attempts[key] += 1
 
     @rule(key=KEYS, old=OLD)
@@ -181,9 +186,9 @@ class LedgerMachine(RuleBasedStateMachine):
         sent_at = row.sent_at
         if old or not self.expect(key, "retry"):
             with pytest.raises(ActionStateError):
-                now(self.ledger.restart(row, self.fence[key] - old))
+                self.now(self.ledger.restart(row, self.fence[key] - old))
             return
-        now(self.ledger.restart(row, self.fence[key]))
+        self.now(self.ledger.restart(row, self.fence[key]))
         assert row.sent_at == sent_at is not None, "the provider has had this key since the first attempt"
         self.attempts[key] += 1
 
@@ -192,7 +197,7 @@ class LedgerMachine(RuleBasedStateMachine):
         row = self.row(key)
         if row is None:
             return
-        moved = now(self.ledger.finish(row, self.fence[key] - old, ActionEvent(ending), result=ending, error="e"))
+        moved = self.now(self.ledger.finish(row, self.fence[key] - old, ActionEvent(ending), result=ending, error="e"))
         assert moved == (old == 0 and self.expect(key, ending))
         if moved:
             self.result[key] = ending
@@ -224,9 +229,9 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         if not self.expect(key, "happened" if happened else "not happened"):
             with pytest.raises(ActionStateError):
-                now(self.ledger.resolve(row, happened=happened))
+                self.now(self.ledger.resolve(row, happened=happened))
             return
-        now(self.ledger.resolve(row, happened=happened, result="found"))
+        self.now(self.ledger.resolve(row, happened=happened, result="found"))
         self.result[key] = "found"
         if happened:
             self.was_done.add((key, self.generation[key]))
@@ -238,16 +243,16 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         if not self.expect(key, event):
             with pytest.raises(ActionStateError):
-                now(self.ledger.move_undo(row, ActionEvent(event)))
+                self.now(self.ledger.move_undo(row, ActionEvent(event)))
             return
-        now(self.ledger.move_undo(row, ActionEvent(event)))
+        self.now(self.ledger.move_undo(row, ActionEvent(event)))
 
     @invariant()
     def the_rows_are_as_the_model_says(self) -> None:
         assert len(self.ledger) == len(self.rows)
         assert list(self.ledger) == list(self.rows.values())
         for key, row in self.rows.items():
-            assert now(self.ledger.look_up(call(key))) is row
+            assert self.now(self.ledger.look_up(call(key))) is row
             assert row.state.value == self.state[key]
             assert row.generation == self.generation[key] <= MAX_GENERATIONS
             assert row.attempts == self.attempts[key]
@@ -260,7 +265,7 @@ TestLedgerMachine = LedgerMachine.TestCase
 
 
 class RunsDoneAgain(Ledger):
-    async def claim(self, row: Row) -> int:
+    async def claim(self, row: Row, *, waits: bool = True) -> int:
         if row.state is ActionState.DONE:
             row.state = ActionState.APPROVED
         return await super().claim(row)
@@ -282,7 +287,7 @@ class RestartsOldClaims(Ledger):
 
 
 class SharesUnknown(Ledger):
-    async def claim_unknown(self, row: Row) -> int:
+    async def claim_unknown(self, row: Row, *, waits: bool = True) -> int:
         fence = await super().claim_unknown(row)
         row.fence -= 1
         return fence - 1
@@ -308,7 +313,7 @@ class NeverCaps(Ledger):
 
 
 class GivesUpUnknown(Ledger):
-    async def claim(self, row: Row) -> int:
+    async def claim(self, row: Row, *, waits: bool = True) -> int:
         if row.state is ActionState.UNKNOWN:
             row.state = ActionState.APPROVED
         return await super().claim(row)
