@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from simulation.alerts_bugs import ALERT_CHECKS, ALERT_MUTANTS
+from simulation.durable_bugs import DURABLE_CHECKS, DURABLE_MUTANTS
 from simulation.governor_bugs import GOVERNOR_CHECKS, GOVERNOR_MUTANTS
 from simulation.idempotency_bugs import IDEMPOTENCY_CHECKS, IDEMPOTENCY_MUTANTS
 from simulation.mutants import CHECKS, Check, Mutant
@@ -14,6 +15,7 @@ from simulation.worker_bugs import WORKER_CHECKS, WORKER_MUTANTS
 ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "alerts": (ALERT_CHECKS, tuple(ALERT_MUTANTS)),
     "core": (CHECKS, MUTANTS),
+    "durable": (DURABLE_CHECKS, DURABLE_MUTANTS),
     "governor": (GOVERNOR_CHECKS, tuple(GOVERNOR_MUTANTS)),
     "idempotency": (IDEMPOTENCY_CHECKS, tuple(IDEMPOTENCY_MUTANTS)),
     "retry": (RETRY_CHECKS, tuple(RETRY_MUTANTS)),

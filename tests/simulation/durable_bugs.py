@@ -30,7 +30,7 @@ _SAVED = "await self._save(row, partial(super().start, fence=fence), table.WRITE
 _RECORDED = "return await self._record(row, self._keeping(ending, result, masked))"
 
 DURABLE_MUTANTS: tuple[Mutant, ...] = (
-    Mutant("start not written", "crashes", DurableLedger.start, _SAVED, "await Ledger.start(self, row, fence)"),
+    Mutant("start not written", "crashes", DurableLedger.start, _SAVED, "await super().start(row, fence)"),
     Mutant("told before it is written", "crashes", DurableLedger.finish, _RECORDED, "return await ending(row)"),
     Mutant("results not kept", "crashes", DurableLedger.finish, _RECORDED, "return await self._record(row, ending)"),
     Mutant("dead by epoch", "replica", owners._judge_task, "OwnerState.ALIVE if leased else", "OwnerState.DEAD or"),
@@ -40,8 +40,7 @@ DURABLE_MUTANTS: tuple[Mutant, ...] = (
     Mutant("others are not waited for", "replica", DurableLedger.look_up, "await self._wait(call, mark)", "mark"),
     Mutant("lost claims are not", "replica", DurableLedger._save, "raise ClaimLostError(", "return True or ("),
     Mutant("a lost claim is the end", "replica", pipeline._run, "suppress(ClaimLostError)", "suppress()"),
-    Mutant("stale rows", "replica", RowBook.see, "row.load(columns)", "pass"),
-    Mutant("equal calls run again", "equal calls", DurableLedger._refuse_spent, "if gone:", "if not self:"),
-    Mutant("one identity in each life", "equal calls", StoreKeeper._start, "self._planner.life =", "_ ="),
+    Mutant("stale rows", "replica", RowBook.refresh, "row.load(", "(lambda *_, **__: None)("),
+    Mutant("equal calls run again", "equal calls", DurableLedger._refuse_spent, "if gone:", "if gone is None:"),
     Mutant("lease not given", "replica", Owner.start, "await self._store.write(RENEW", "(lambda *_, **__: 0)(RENEW"),
 )
