@@ -199,3 +199,565 @@ def test_the_model_catches(broken: type[Ledger]) -> None:
             place, broken, examples=400, stateful_step_count=60,
             database=None, derandomize=True, print_blob=False, phases=[Phase.generate],
         )  # fmt: skip
+
+
+# ------------------------------------------------------------------ sandboxes on one store
+
+
+class DeclinedError(Exception):
+    pass
+
+
+class World:
+    """What was charged, and what becomes of the next charges."""
+
+    charged: list[str]
+    gate: asyncio.Event
+    answers: list[BaseException | object]
+
+
+@irreversible(
+    "card.charge",
+    key=lambda invoice: invoice,
+    facts=lambda invoice, total: {"total": total},
+    rejected=(DeclinedError,),
+)
+async def charge(invoice: str, total: int = 1) -> Any:
+    World.charged.append(invoice)
+    await World.gate.wait()
+    answer = World.answers.pop(0) if World.answers else f"paid {invoice}"
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+@irreversible("mail.send")
+async def send(to: str) -> str:
+    World.charged.append(to)
+    return f"sent {to}"
+
+
+@irreversible("card.limited", key=lambda invoice: invoice, limit="card")
+async def charge_limited(invoice: str) -> str:
+    World.charged.append(invoice)
+    return f"paid {invoice}"
+
+
+Visit = Callable[[Store], Coroutine[Any, Any, None]]
+
+
+def on_store(visit: Visit) -> None:
+    """Run a test on an open store in memory, in virtual time."""
+
+    async def main() -> None:
+        World.charged, World.answers, World.gate = [], [], asyncio.Event()
+        World.gate.set()
+        async with open_store(":memory:", clock=Virtual()) as store:
+            await visit(store)
+
+    run_virtual(main())
+
+
+def make_sandbox(store: Any, **given: Any) -> Sandbox:
+    given.setdefault("dry_run", False)
+    limits = GovernorSettings(limits={"card": Limit(1, 10.0)})
+    return Sandbox(store=store, clock=Virtual(), governor=limits, **given)
+
+
+class Corpse:
+    """The task of an owner that a simulated power cut has ended."""
+
+    is_dead = True
+
+
+CORPSE = Corpse()
+
+
+@asynccontextmanager
+async def dying(store: Store) -> AsyncIterator[Sandbox]:
+    """Give a sandbox that is dead at the end of the block: its tasks go on, but nobody believes them."""
+    sandbox = make_sandbox(store)
+    await sandbox.initialize()
+    owner = sandbox._services.owner
+    assert owner is not None
+    name = owner.id
+    try:
+        with bound_to(sandbox):
+            yield sandbox
+    finally:
+        owner._id = None  # it gives nothing back
+        await sandbox.cleanup()
+        from asyncsandbox._core import owners
+
+        owners._here[name] = CORPSE  # type: ignore[assignment]
+
+
+@contextmanager
+def bound_to(sandbox: Sandbox) -> Iterator[None]:
+    from asyncsandbox._core.context import bound_host
+
+    with bound_host(sandbox._runtime):
+        yield
+
+
+async def states_in(store: Store) -> list[tuple[str, str]]:
+    found = store._engine._connection._connection.execute("SELECT key, state FROM sandbox_actions ORDER BY key")
+    return found.fetchall()
+
+
+class Counting:
+    """Counts what a store is asked."""
+
+    def __init__(self, store: Store) -> None:
+        self.asked: Counter[str] = Counter()
+        self.operations: list[str] = []
+        for name in ("read", "write"):
+            setattr(store._engine, name, self._count(name, getattr(store._engine, name)))
+
+    def _count(self, name: str, function: Any) -> Any:
+        async def counted(bounds: tuple[Bound, ...]) -> Any:
+            if not bounds[0].operation.name.startswith("owners."):
+                self.asked[name] += 1
+                self.operations.append(bounds[0].operation.name)
+            return await function(bounds)
+
+        return counted
+
+
+def test_a_call_costs_one_read_and_two_writes() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store):
+            counting = Counting(store)
+            for cost, calling in [
+                ({"read": 1, "write": 2}, lambda: charge("a")),
+                ({"read": 1}, lambda: charge("a")),
+                ({"read": 1, "write": 3}, lambda: charge_limited("b")),
+                ({"read": 1, "write": 2}, lambda: send("ada")),
+                ({"write": 2}, lambda: send("ada")),
+            ]:
+                counting.asked.clear()
+                await calling()
+                assert dict(counting.asked) == cost, counting.operations
+
+    on_store(visit)
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(test_pipeline.STEPS)
+def test_every_key_runs_at_most_once_under_any_schedule_and_any_cancellation(steps: list[Any]) -> None:
+    """The property of the pipeline itself, with each row in a store."""
+
+    async def visit(store: Store) -> None:
+        await store.attach(OWNERS, ACTIONS)
+        owner = Owner(store, Virtual(), lease_seconds=30)
+        keeping: list[asyncio.Task[Any]] = []
+
+        def spawn(work: Any, name: str) -> asyncio.Task[Any]:
+            keeping.append(asyncio.get_running_loop().create_task(work))
+            return keeping[-1]
+
+        await owner.start(spawn)
+        await test_pipeline.carry_out(steps, make_runtime(ledger=DurableLedger(Virtual(), None, store, owner)))
+        keeping[0].cancel()
+        await asyncio.wait(keeping)
+        assert {state for _, state in await states_in(store)} <= {"done", "rejected", "unknown", "approved"}
+
+    on_store(visit)
+
+
+# ------------------------------------------------------------------ leases
+
+
+@dataclass(frozen=True)
+class Stall:
+    """How long a process is stalled between its look and its start, and before that."""
+
+    before: float
+    between: float
+
+
+STALLS = st.builds(Stall, before=st.sampled_from([0.0, 5.0, 40.0]), between=st.sampled_from([0.0, 5.0, 29.0, 31.0, 500.0]))
+
+
+def start_after(stall: Stall) -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            owner = sandbox._services.owner
+            assert owner is not None
+            (keeping,) = (task for task in sandbox._components[0]._tasks)
+            keeping.cancel()  # a stalled process renews nothing
+            await asyncio.wait([keeping])
+            durable = sandbox._runtime.ledger
+            await asyncio.sleep(stall.before)
+            row = await durable.plan(call("a"), correlation_id=None)
+            fence = await durable.claim(row)
+            await asyncio.sleep(stall.between)
+            await durable.start(row, fence)
+            (columns,) = await store.read(action_rows.READ, identity="id-a")
+            assert columns["leased"], "what starts, starts under a lease"
+
+    on_store(visit)
+
+
+@given(STALLS)
+def test_nothing_starts_without_a_lease(stall: Stall) -> None:
+    start_after(stall)
+
+
+def test_a_start_that_does_not_ask_for_the_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    loose = replace_operation(action_rows.WRITE_LEASED, action_rows.WRITE.sql)
+    operations = tuple(loose if each is action_rows.WRITE_LEASED else each for each in ACTIONS.operations)
+    object.__setattr__(ACTIONS, "operations", operations)
+    right = action_rows.WRITE_LEASED
+    monkeypatch.setattr(action_rows, "WRITE_LEASED", loose)
+    try:
+        must_catch(start_after, STALLS)
+    finally:
+        restored = tuple(right if each is loose else each for each in operations)
+        object.__setattr__(ACTIONS, "operations", restored)
+
+
+def replace_operation(operation: Any, sql: str) -> Any:
+    return type(operation)(operation.name, sql)
+
+
+# ------------------------------------------------------------------ others at work
+
+
+def test_whoever_is_at_work_elsewhere_is_waited_for_as_long_as_the_deadline_allows() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as one, make_sandbox(store) as two:
+            World.gate.clear()
+            with bound_to(one):
+                first = asyncio.create_task(charge("a"))
+            await asyncio.sleep(1)
+            with bound_to(two):
+                second = asyncio.create_task(charge("a"))
+                third = asyncio.create_task(charge("a", 2))
+                clock = two._runtime.clock
+                with CallScope(clock, 5.0):
+                    hurried = asyncio.create_task(charge("a"))
+                cancelled = asyncio.create_task(charge("a"))
+            await asyncio.sleep(1)
+            cancelled.cancel()
+            await asyncio.wait([cancelled, third])
+            assert isinstance(third.exception(), IdempotencyConflictError)
+            assert cancelled.cancelled()
+            await asyncio.sleep(100)
+            assert not first.done()
+            assert not second.done()
+            World.gate.set()
+            assert await first == await second == await hurried == "paid a", "those of one process wait together"
+            assert World.charged == ["a"]
+            World.gate.clear()
+            with bound_to(one):
+                first = asyncio.create_task(charge("b"))
+            await asyncio.sleep(1)
+            with bound_to(two), CallScope(clock, 5.0):
+                with pytest.raises(RunningElsewhereError, match="another process was at work on card.charge"):
+                    await charge("b")
+            World.answers.append(DeclinedError("no"))
+            with bound_to(two):
+                second = asyncio.create_task(charge("b"))
+            await asyncio.sleep(1)
+            World.gate.set()
+            with pytest.raises(DeclinedError):
+                await first
+            assert await second == "paid b", "what was rejected may be tried again"
+
+    on_store(visit)
+
+
+def test_the_undo_of_another_process_is_not_waited_for() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as one, make_sandbox(store) as two:
+            with bound_to(one):
+                await charge("a")
+            row = one._runtime.ledger.get_row("card.charge", "a")
+            await one._runtime.ledger.move_undo(row, ActionEvent.UNDO)
+            with bound_to(two), pytest.raises(ActionStateError, match="undoing"):
+                await charge("a")
+            with pytest.raises(ActionStateError):
+                await two.recover("card.charge", "a", happened=True)
+            await one._runtime.ledger.move_undo(row, ActionEvent.UNDO_RETURN)
+            with bound_to(two):
+                assert await charge("a") == "paid a", "undone, it may be done in the next generation"
+            assert two.get_actions()[0].generation == 2
+
+    on_store(visit)
+
+
+# ------------------------------------------------------------------ what the dead leave behind
+
+
+async def leave_behind(store: Store, *states: str) -> None:
+    """Let a dead process leave rows in these states, with their states as keys."""
+    async with dying(store) as sandbox:
+        ledger = sandbox._runtime.ledger
+        for state in states:
+            row = await ledger.plan(call(state), correlation_id="c")
+            fence = await ledger.claim(row)
+            if state == "claimed":
+                continue
+            await ledger.start(row, fence)
+            if state != "started":
+                event = ActionEvent.LOSE if state == "unknown" else ActionEvent.RETURN
+                await ledger.finish(row, fence, event, result="r")
+            if state == "undoing":
+                await ledger.move_undo(row, ActionEvent.UNDO)
+
+
+def test_what_the_dead_left_behind_is_settled_at_the_start() -> None:
+    async def visit(store: Store) -> None:
+        await leave_behind(store, "claimed", "started", "done", "undoing", "unknown")
+        async with make_sandbox(store):
+            assert dict(await states_in(store)) == {
+                "claimed": "approved",
+                "started": "unknown",
+                "done": "done",
+                "undoing": "undo_unknown",
+                "unknown": "unknown",
+            }
+
+    on_store(visit)
+
+
+def test_what_a_gone_process_left_behind_is_settled_when_its_lease_is_over() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            right = Owner.judge
+            async with dying(store) as other:
+                ledger = other._runtime.ledger
+                row = await ledger.plan(call("a"), correlation_id=None)
+                await ledger.start(row, await ledger.claim(row))
+
+            def on_another_machine(self: Owner, owner: str, *, leased: bool) -> OwnerState:
+                if owner == row.owner:
+                    return OwnerState.ALIVE if leased else OwnerState.EXPIRED
+                return right(self, owner, leased=leased)
+
+            Owner.judge = on_another_machine  # type: ignore[method-assign]
+            try:
+                with bound_to(sandbox), CallScope(Virtual(), 20.0), pytest.raises(RunningElsewhereError):
+                    await sandbox._runtime.ledger.look_up(call("a"))
+                await asyncio.sleep(30)
+                found = await sandbox._runtime.ledger.look_up(call("a"))
+            finally:
+                Owner.judge = right  # type: ignore[method-assign]
+            assert found is not None
+            assert (found.state, found.died_at) == (ActionState.UNKNOWN, None)
+            assert "longer than a lease" in str(found.error)
+            assert not await sandbox._runtime.ledger.may_rule_out(found) or found.died_at is not None
+
+    on_store(visit)
+
+
+@irreversible("card.verified", key=lambda invoice: invoice, verify=lambda invoice: World.answers.pop(0))
+async def charge_verified(invoice: str) -> str:
+    World.charged.append(invoice)
+    await World.gate.wait()
+    return f"paid {invoice}"
+
+
+@pytest.mark.parametrize("already_unknown", [False, True])
+def test_verify_rules_a_call_out_once_its_owner_is_dead_and_all_has_settled(already_unknown: bool) -> None:
+    async def visit(store: Store) -> None:
+        async with dying(store) as sandbox:
+            World.gate.clear()
+            calling = asyncio.create_task(charge_verified("a"))
+            await asyncio.sleep(1)
+            if already_unknown:
+                for task in sandbox._runtime._unfinished():
+                    task.cancel()
+                await asyncio.wait([calling])
+        if not already_unknown:
+            rows = store._engine._connection._connection
+            rows.execute("UPDATE sandbox_actions SET state = 'started'")  # the power cut came earlier
+            calling.exception()
+        World.gate.set()
+        async with make_sandbox(store, ledger=LedgerSettings(settle_seconds=60)) as sandbox:
+            World.answers = [False, False, False]
+            for _ in range(2):
+                with pytest.raises(OutcomeUnknownError, match="may still arrive"):
+                    await charge_verified("a")
+                await asyncio.sleep(59)
+            await asyncio.sleep(1)
+            assert await charge_verified("a") == "paid a"
+            assert [event.name for event in sandbox._runtime.journal.get_events("action.ruled_out")]
+        assert World.charged == ["a", "a"]
+
+    on_store(visit)
+
+
+def test_verify_never_rules_out_a_call_of_a_process_that_lives() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as one, make_sandbox(store) as two:
+            World.gate.clear()
+            with bound_to(one):
+                calling = asyncio.create_task(charge_verified("a"))
+            await asyncio.sleep(1)
+            for task in one._runtime._unfinished():
+                task.cancel()
+            await asyncio.wait([calling])
+            World.answers = [False]
+            await asyncio.sleep(1000)
+            with bound_to(two), pytest.raises(OutcomeUnknownError, match="may still arrive"):
+                await charge_verified("a")
+            World.answers = ["it is there"]
+            with bound_to(two):
+                assert await charge_verified("a") == "it is there"
+
+    on_store(visit)
+
+
+def test_a_person_settles_what_another_process_left_behind() -> None:
+    async def visit(store: Store) -> None:
+        await leave_behind(store, "started", "done")
+        async with make_sandbox(store) as sandbox:
+            with pytest.raises(ActionNotFoundError):
+                await sandbox.recover("card.charge", "nothing", happened=True)
+            with pytest.raises(ActionStateError, match="done"):
+                await sandbox.recover("card.charge", "done", happened=False)
+            await sandbox.recover("card.charge", "started", happened=True, result={"seen": [1]})
+            row = await sandbox._runtime.ledger.look_up(call("started"))
+            assert row is not None
+            assert (row.state, row.result) == (ActionState.DONE, {"seen": [1]})
+
+    on_store(visit)
+
+
+def test_equal_calls_without_a_key_of_a_dead_process_need_a_person() -> None:
+    async def visit(store: Store) -> None:
+        async with dying(store):
+            await send("ada")
+            await send("ada")
+            await send("grace")
+        async with make_sandbox(store) as sandbox:
+            assert await send("joan") == "sent joan"
+            with pytest.raises(OutcomeUnknownError, match="2 equal without a key") as caught:
+                await send("ada")
+            await sandbox.recover("mail.send", caught.value.key, happened=True)
+            assert await send("ada") == "sent ada"
+            with pytest.raises(ActionStateError):
+                await sandbox.recover("mail.send", caught.value.key, happened=True)
+        async with make_sandbox(store):
+            assert await send("ada") == "sent ada", "whoever stopped in good order leaves nothing open"
+            with pytest.raises(OutcomeUnknownError):
+                await send("grace")
+        assert Counter(World.charged) == {"ada": 4, "grace": 1, "joan": 1}
+
+    on_store(visit)
+
+
+def test_of_equal_calls_each_unknown_one_is_settled_before_the_group_is_free() -> None:
+    async def visit(store: Store) -> None:
+        async with dying(store):
+            await send("ada")
+            await send("ada")
+        rows = store._engine._connection._connection
+        rows.execute("UPDATE sandbox_actions SET state = 'started'")
+        async with make_sandbox(store) as sandbox:
+            for _ in range(2):
+                with pytest.raises(OutcomeUnknownError) as caught:
+                    await send("ada")
+                await sandbox.recover("mail.send", caught.value.key, happened=False)
+            assert await send("ada") == "sent ada"
+
+    on_store(visit)
+
+
+def test_many_groups_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_book, "_MANY_GROUPS", 2)
+
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            for number in range(5):
+                await send(f"{number}")
+            assert len(sandbox._runtime.ledger._book._clean) <= 2
+
+    on_store(visit)
+
+
+# ------------------------------------------------------------------ results and secrets
+
+
+class Local:
+    """Not to be stored."""
+
+
+def test_results_come_back_equal_and_anew_and_those_that_cannot_say_so() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store):
+            World.answers = [{"items": [1]}, Local(), None]
+            first = await charge("a")
+            again = await charge("a")
+            assert first == again == {"items": [1]}
+            again["items"].append(2)
+            assert await charge("a") == {"items": [1]}
+            assert isinstance(await charge("b"), Local)
+            with pytest.raises(ResultUnavailableError, match=r"card\.charge\[b\] has run and will not run again"):
+                await charge("b")
+            assert await charge("c") is None
+        rows = store._engine._connection._connection
+        rows.execute("UPDATE sandbox_actions SET result = ? WHERE key = 'c'", (b'{"$value":["gone:Class",{}]}',))
+        async with make_sandbox(store):
+            assert await charge("a") == {"items": [1]}
+            for key in "bc":
+                with pytest.raises(ResultUnavailableError):
+                    await charge(key)
+        assert World.charged == ["a", "b", "c"]
+
+    on_store(visit)
+
+
+CANARY = "4242-canary-4242"
+
+
+@irreversible(
+    "card.masked",
+    key=lambda invoice: invoice,
+    redact=("card_token",),
+    not_delivered=(ConnectionError,),
+    retry=RetrySettings(max_retries=2, backoff_base_seconds=0.01, retry_on=(ConnectionError,)),
+    verify=lambda invoice, card_token: {"found": card_token},
+)
+async def charge_masked(invoice: str, *, card_token: str, idempotency_key: str = FILLED_IN) -> object:
+    World.charged.append(invoice)
+    if invoice == "fails":
+        raise ValueError(f"the bank refuses {card_token}")
+    if invoice == "retried" and World.charged.count(invoice) < 3:
+        raise ConnectionError(f"no line for {card_token}")
+    return {"used": card_token} if invoice == "tells" else f"paid {invoice}"
+
+
+async def test_nothing_masked_reaches_the_file(tmp_path: Path) -> None:
+    World.charged = []
+    async with Sandbox(dry_run=False, store=tmp_path / "store.sqlite") as sandbox:
+        assert await charge_masked("tells", card_token=CANARY) == {"used": CANARY}
+        with pytest.raises(ResultUnavailableError, match="redact="):
+            await charge_masked("tells", card_token=CANARY)
+        with pytest.raises(ValueError, match=CANARY):
+            await charge_masked("fails", card_token=CANARY)
+        assert await charge_masked("retried", card_token=CANARY) == "paid retried"
+        (retried,) = sandbox.get_actions(key="retried")
+        assert ["******" in str(each.error) for each in retried.history[:2]] == [True, True]
+        (failed,) = sandbox.get_actions(key="fails")
+        assert failed.error == "ValueError: the bank refuses ******"
+        with pytest.raises(ResultUnavailableError):
+            await charge_masked("fails", card_token=CANARY)  # verify finds it, and tells the card
+            await charge_masked("fails", card_token=CANARY)
+        seen = b"".join(path.read_bytes() for path in tmp_path.glob("store.sqlite*"))
+        assert b"paid retried" in seen
+        assert CANARY.encode() not in seen
+        assert CANARY.encode().hex().encode() not in seen
+
+
+def test_text_that_no_database_takes_is_written_so_that_it_can() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            World.answers = [ValueError("nul \0 and half \ud800")]
+            with pytest.raises(ValueError, match="nul"):
+                await charge("k\0ey")
+            await sandbox.recover("card.charge", "k\0ey", happened=True)
+
+    on_store(visit)
