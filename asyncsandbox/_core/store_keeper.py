@@ -119,17 +119,20 @@ class StoreKeeper(Component):
             await self.ledger.take_over()
 
     async def _stop(self) -> None:
-        # Whoever closes his store before us leaves it to our lease to end.
-        closed_before = () if self._is_ours else (NotStartedError,)
         try:
-            if self.owner is not None and self.owner.is_started and isinstance(self.ledger, DurableLedger):
-                with suppress(*closed_before):
-                    await self.ledger.close()
-                with suppress(*closed_before):
-                    await self.owner.stop()
+            # Whoever closes his store before us leaves it to our lease to end.
+            with suppress(*(() if self._is_ours else (NotStartedError,))):
+                await self._give_back()
         finally:
             if self._is_ours:
                 await self.store.close()
+
+    async def _give_back(self) -> None:
+        if self.owner is not None and self.owner.is_started and isinstance(self.ledger, DurableLedger):
+            try:
+                await self.ledger.close()
+            finally:
+                await self.owner.stop()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[Any]:
         return self.spawn(work, name=name)

@@ -1,7 +1,7 @@
 """Actions with a store under every single pause, fault, duplicate and power cut; the store outlives each.
 
-A key happens at most once per generation, whoever dies when. What a caller got is DONE in the store by then, and
-stays so. What was running when the power went is UNKNOWN as soon as somebody is there again, and nothing is lost. Nobody
+A key happens at most once per generation, whoever dies when. What a caller got is DONE in the store by then, for good.
+What was running when the power went is UNKNOWN as soon as somebody is there again, and nothing is lost. Nobody
 touches what another one that lives is at work on.
 """
 

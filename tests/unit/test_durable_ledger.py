@@ -19,7 +19,7 @@ from unit import test_ledger, test_pipeline
 from virtual_time import run_virtual
 
 from asyncsandbox import FILLED_IN, GovernorSettings, LedgerSettings, Limit, RetrySettings, Sandbox, irreversible
-from asyncsandbox._core import action_rows, durable_ledger, row_book
+from asyncsandbox._core import action_rows, row_book
 from asyncsandbox._core.action_rows import ACTIONS, StoredRow
 from asyncsandbox._core.clock import SystemClock
 from asyncsandbox._core.context import CallScope
@@ -376,7 +376,9 @@ class Stall:
     between: float
 
 
-STALLS = st.builds(Stall, before=st.sampled_from([0.0, 5.0, 40.0]), between=st.sampled_from([0.0, 5.0, 29.0, 31.0, 500.0]))
+STALLS = st.builds(
+    Stall, before=st.sampled_from([0.0, 5.0, 40.0]), between=st.sampled_from([0.0, 5.0, 29.0, 31.0, 500.0])
+)
 
 
 def start_after(stall: Stall) -> None:
@@ -453,9 +455,9 @@ def test_whoever_is_at_work_elsewhere_is_waited_for_as_long_as_the_deadline_allo
             with bound_to(one):
                 first = asyncio.create_task(charge("b"))
             await asyncio.sleep(1)
-            with bound_to(two), CallScope(clock, 5.0):
-                with pytest.raises(RunningElsewhereError, match="another process was at work on card.charge"):
-                    await charge("b")
+            elsewhere = pytest.raises(RunningElsewhereError, match="another process was at work on card")
+            with bound_to(two), CallScope(clock, 5.0), elsewhere:
+                await charge("b")
             World.answers.append(DeclinedError("no"))
             with bound_to(two):
                 second = asyncio.create_task(charge("b"))
@@ -743,13 +745,19 @@ async def test_nothing_masked_reaches_the_file(tmp_path: Path) -> None:
         assert ["******" in str(each.error) for each in retried.history[:2]] == [True, True]
         (failed,) = sandbox.get_actions(key="fails")
         assert failed.error == "ValueError: the bank refuses ******"
+        assert await charge_masked("fails", card_token=CANARY) == {"found": CANARY}, (
+            "verify finds it, and tells the card"
+        )
         with pytest.raises(ResultUnavailableError):
-            await charge_masked("fails", card_token=CANARY)  # verify finds it, and tells the card
             await charge_masked("fails", card_token=CANARY)
-        seen = b"".join(path.read_bytes() for path in tmp_path.glob("store.sqlite*"))
+        seen = read_all(tmp_path)
         assert b"paid retried" in seen
         assert CANARY.encode() not in seen
         assert CANARY.encode().hex().encode() not in seen
+
+
+def read_all(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("store.sqlite*"))
 
 
 def test_text_that_no_database_takes_is_written_so_that_it_can() -> None:
@@ -761,3 +769,299 @@ def test_text_that_no_database_takes_is_written_so_that_it_can() -> None:
             await sandbox.recover("card.charge", "k\0ey", happened=True)
 
     on_store(visit)
+
+
+# ------------------------------------------------------------------ a store in trouble
+
+
+class Failing:
+    """Lets some writes of a store fail: not written at all, or written and never acknowledged."""
+
+    def __init__(self, store: Store) -> None:
+        self.plan: list[str] = []
+        self._write = store._engine.write
+        store._engine.write = self  # type: ignore[method-assign]
+
+    async def __call__(self, bounds: tuple[Bound, ...]) -> Any:
+        what = self.plan.pop(0) if self.plan and not bounds[0].operation.name.startswith("owners.") else "well"
+        if what == "lost":
+            await self._write(bounds)
+        if what != "well":
+            raise StoreUnavailableError(bounds[0].operation.name, what)
+        return await self._write(bounds)
+
+
+def test_an_outcome_that_could_not_be_written_is_written_at_the_next_look() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            failing = Failing(store)
+            failing.plan = ["well", "full"]
+            with pytest.raises(StoreUnavailableError) as caught:
+                await charge("a")
+            assert "nobody else can see it" in caught.value.__notes__[0]
+            assert await states_in(store) == [("a", "started")]
+            assert await charge("a") == "paid a"
+            failing.plan = ["well", "full"]
+            with pytest.raises(StoreUnavailableError):
+                await charge("b")
+            with pytest.raises(ActionStateError):
+                await sandbox.recover("card.charge", "b", happened=False)
+            failing.plan = ["well", "full"]
+            with pytest.raises(StoreUnavailableError):
+                await charge("c")
+        assert await states_in(store) == [("a", "done"), ("b", "done"), ("c", "done")]
+        assert World.charged == ["a", "b", "c"]
+
+    on_store(visit)
+
+
+@pytest.mark.parametrize("plan", [["full"], ["lost"], ["lost", "full"], ["lost", "lost"], ["full", "full"]])
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_start_that_may_have_been_written_has_not_happened(plan: list[str], limited: bool) -> None:
+    async def visit(store: Store) -> None:
+        action = charge_limited if limited else charge
+        async with make_sandbox(store):
+            failing = Failing(store)
+            failing.plan = [*(["well"] if limited else []), *plan]
+            with pytest.raises(StoreUnavailableError):
+                await action("a")
+            assert World.charged == []
+            failing.plan = []
+            assert await action("a") == "paid a"
+            assert World.charged == ["a"]
+        async with make_sandbox(store):
+            assert await action("a") == "paid a"
+
+    on_store(visit)
+
+
+def test_a_start_in_doubt_is_cleared_up_when_the_sandbox_stops() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store):
+            failing = Failing(store)
+            for key, plan in (("a", ["lost", "full"]), ("b", ["full", "full"])):
+                failing.plan = plan
+                with pytest.raises(StoreUnavailableError):
+                    await charge(key)
+                failing.plan = []
+        assert await states_in(store) == [("a", "approved")]
+
+    on_store(visit)
+
+
+def test_a_call_cancelled_while_its_start_is_written_has_not_happened() -> None:
+    class Slow:
+        """Takes its time to acknowledge."""
+
+        def __init__(self, store: Store) -> None:
+            self._write = store._engine.write
+            store._engine.write = self  # type: ignore[method-assign]
+
+        async def __call__(self, bounds: tuple[Bound, ...]) -> Any:
+            result = await self._write(bounds)
+            await asyncio.sleep(1)
+            return result
+
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            Slow(store)
+            for key, after in (("a", 0.5), ("b", 1.5)):
+                calling = asyncio.create_task(charge(key))
+                await asyncio.sleep(after)
+                for task in sandbox._runtime._unfinished():
+                    task.cancel()
+                await asyncio.wait([calling])
+            await asyncio.sleep(5)
+            assert World.charged == ["b"]
+            assert await states_in(store) == [("a", "approved"), ("b", "done")]
+
+    on_store(visit)
+
+
+def test_denials_leave_no_row() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            await charge_limited("a")
+            with CallScope(Virtual(), 5.0), pytest.raises(Exception, match="card"):
+                await charge_limited("b")
+            waiting = asyncio.create_task(charge_limited("c"))
+            await asyncio.sleep(1)
+            assert ("c", "claimed") in await states_in(store)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            with CallScope(Virtual(), 0.0), pytest.raises(TimeoutError):
+                await charge("d")
+            assert await states_in(store) == [("a", "done")]
+            assert [record.key for record in sandbox.get_actions()] == ["a"]
+            World.answers = [DeclinedError("no")]
+            with pytest.raises(DeclinedError):
+                await charge("e")
+            with CallScope(Virtual(), 0.0), pytest.raises(TimeoutError):
+                await charge("e")
+            assert await charge("e") == "paid e"
+            assert sandbox.get_actions(key="e")[0].generation == 2
+
+    on_store(visit)
+
+
+def test_a_claim_that_was_lost_is_not_given_back() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as one, make_sandbox(store) as two:
+            first, second = one._runtime.ledger, two._runtime.ledger
+            mine = await first.plan(call("a"), correlation_id=None)
+            theirs = await second.plan(call("a"), correlation_id=None)
+            fence = await first.claim(mine, waits=False)
+            assert await second.claim(theirs, waits=False) == fence, "nothing of either is written yet"
+            await second.start(theirs, fence)
+            with pytest.raises(ClaimLostError, match="moved by somebody else and is started now"):
+                await first.start(mine, fence)
+            await first.release(mine, fence, forget=True)
+            assert await states_in(store) == [("a", "started")]
+            await second.finish(theirs, fence, ActionEvent.LOSE)
+            assert (await first.look_up(call("a"))) is mine
+            late = await first.claim_unknown(mine)
+            with pytest.raises(ClaimLostError):
+                await second.claim_unknown(theirs)
+            await first.restart(mine, late)
+            assert not await second.finish(theirs, fence, ActionEvent.RETURN, result="late"), "its fence is old"
+
+    on_store(visit)
+
+
+def test_old_rows_make_room_and_are_still_there() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store, ledger=LedgerSettings(max_rows=2)) as sandbox:
+            World.gate.clear()
+            calls = [asyncio.create_task(charge(key)) for key in "abc"]
+            await asyncio.sleep(1)
+            assert len(sandbox.get_actions()) == 3, "whatever is under way is kept"
+            World.gate.set()
+            await asyncio.gather(*calls)
+            for key in "defg":
+                await charge(key)
+            assert len(sandbox.get_actions()) == 3
+            assert await charge("a") == "paid a"
+            assert World.charged.count("a") == 1
+
+    on_store(visit)
+
+
+def test_a_row_that_was_read_late_does_not_undo_what_came_since() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            book = sandbox._runtime.ledger._book
+            row = await sandbox._runtime.ledger.plan(call("a"), correlation_id=None)
+            fence = await sandbox._runtime.ledger.claim(row)
+            (early,) = await store.read(action_rows.READ, identity="id-a")
+            await sandbox._runtime.ledger.start(row, fence)
+            assert book.see(early) is row
+            assert row.state is ActionState.STARTED
+            (now,) = await store.read(action_rows.READ, identity="id-a")
+            after = StoredRow(call=row.call, correlation_id=None, version=now["version"] - 1)
+            await book._carry_out(
+                action_rows.WRITE,
+                {"identity": "id-a", "was": now["version"], **action_rows.changes_of(row)},
+                row,
+                after,
+            )
+            assert row.state is ActionState.STARTED, "a write that was forestalled here"
+
+    on_store(visit)
+
+
+# ------------------------------------------------------------------ the sandbox around it
+
+
+def test_namespaces_know_nothing_of_each_other() -> None:
+    async def visit(store: Store) -> None:
+        for namespace in ("red", "blue"):
+            async with make_sandbox(store, namespace=namespace):
+                assert await charge("a") == "paid a"
+        assert World.charged == ["a", "a"]
+
+    on_store(visit)
+
+
+def test_a_dry_run_knows_what_is_done_and_writes_nothing() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store):
+            World.answers = ["paid", Local(), ValueError("lost")]
+            await charge("a")
+            await charge("b")
+            with pytest.raises(ValueError, match="lost"):
+                await charge("c")
+        before = await states_in(store)
+        async with make_sandbox(store, dry_run=True) as sandbox:
+            counting = Counting(store)
+            assert await charge("a") == await charge("a") == "paid"
+            with pytest.raises(ResultUnavailableError):
+                await charge("b")
+            with pytest.raises(IdempotencyConflictError):
+                await charge("c", 2)
+            await charge("d")
+            await charge("c")
+            await send("ada")
+            plan = await sandbox.make_plan()
+            assert [action.key for action in plan.actions if action.keyed] == ["c", "d"]
+            assert [record.key for record in sandbox.get_actions(state="done")] == ["a"]
+            assert counting.asked["write"] == 0
+            assert sandbox._services.owner is None
+        assert await states_in(store) == before
+        assert await store.read(action_rows.LIST_AT_WORK, owner="") == ()
+
+    on_store(visit)
+
+
+def test_a_store_that_was_given_open_stays_open_and_may_be_closed_first() -> None:
+    async def main() -> None:
+        World.charged, World.answers, World.gate = [], [], asyncio.Event()
+        World.gate.set()
+        store = open_store(":memory:", clock=Virtual())
+        await store.open()
+        async with make_sandbox(store) as sandbox:
+            assert sandbox._services.store is not None
+            await charge("a")
+        assert await states_in(store) == [("a", "done")]
+        async with make_sandbox(store):
+            await charge("a")
+            await store.close()
+
+    run_virtual(main())
+
+
+def test_a_store_that_cannot_be_opened_keeps_the_sandbox_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 10)
+
+    async def main() -> None:
+        with pytest.raises(Exception, match="component 'store' failed"):
+            await make_sandbox(tmp_path / "store.sqlite").initialize()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_ledger_is_never_kept_in_the_apps_own_file(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "shop.db"
+    if exists:
+        path.touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for store in (path, tmp_path / "link" / "shop.db", f"sqlite:///{path}"):
+        with pytest.raises(ConfigurationError, match="a file of its own"):
+            Sandbox(store=store, database_url=f"sqlite+aiosqlite:///{path}")
+    Sandbox(store=tmp_path / "store.sqlite", database_url=str(path))
+
+
+async def test_a_live_sandbox_with_a_durable_store_is_go(tmp_path: Path) -> None:
+    for place, verdict in ((tmp_path / "store.sqlite", "GO"), (":memory:", "DEGRADED")):
+        async with Sandbox(dry_run=False, store=place) as sandbox:
+            assert (await sandbox.readiness.run_all_checks()).verdict.value == verdict
+            assert sandbox.get_status().components[0].name == "store"
+    environ = {"ASYNCSANDBOX_STORE": str(tmp_path / "store.sqlite"), "ASYNCSANDBOX_LEDGER__LEASE_SECONDS": "5"}
+    async with Sandbox.from_env(environ, dry_run=False) as sandbox:
+        assert sandbox._services.store is not None
+
+
+@pytest.mark.parametrize(("name", "value"), [("lease_seconds", 0.5), ("settle_seconds", -1)])
+def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        LedgerSettings(**{name: value})

@@ -57,7 +57,8 @@ if "no version" in broken:
 if "told first" in broken:
     finish = DurableLedger.finish
     async def later(self, row, fence, *rest, **more):
-        asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(finish(self, row, fence, *rest, **more)))
+        run = lambda: asyncio.ensure_future(finish(self, row, fence, *rest, **more))
+        asyncio.get_running_loop().call_later(0.3, run)
         return True
     DurableLedger.finish = later
 
