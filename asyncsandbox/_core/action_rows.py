@@ -19,18 +19,30 @@ import msgspec
 
 from ..errors import ResultCodecError, ResultUnavailableError
 from .ledger import ActionState, Row
+from .masking import holds
 from .owners import LEASED
 from .planned import PlannedAction
 from .ports import Attempt
-from .results import decode_result
+from .results import decode_result, encode_result
 from .store import Migration, Operation, Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from .store import Value
 
-__all__ = ["ACTIONS", "CHANNEL", "Step", "StoredRow", "changes_of", "origin_of", "plain_text", "result_of", "row_of"]
+__all__ = [
+    "ACTIONS",
+    "CHANNEL",
+    "Step",
+    "StoredRow",
+    "changes_of",
+    "origin_of",
+    "plain_text",
+    "result_of",
+    "row_of",
+    "store_result",
+]
 
 CHANNEL: Final = "actions"
 """Told when a row has got an outcome."""
@@ -143,6 +155,19 @@ def result_of(row: StoredRow) -> object:
         return None if row.stored is None else decode_result(row.stored)
     except ResultCodecError as error:
         raise ResultUnavailableError(row.call.label, str(error)) from error
+
+
+def store_result(result: object, masked: Sequence[str]) -> tuple[bytes | None, str | None]:
+    """Return a result as bytes, or why it cannot be stored."""
+    if result is None:
+        return None, None
+    try:
+        written = encode_result(result).data
+    except ResultCodecError as error:
+        return None, plain_text(str(error))
+    if holds(written, masked):
+        return None, "it holds what redact= masks"
+    return written, None
 
 
 def origin_of(row: StoredRow) -> dict[str, Value]:

@@ -23,17 +23,14 @@ from ..errors import (
     ClaimLostError,
     IdempotencyConflictError,
     OutcomeUnknownError,
-    ResultCodecError,
     RunningElsewhereError,
     StoreError,
 )
 from . import action_rows as table
-from .action_rows import CHANNEL, IN_FLIGHT, StoredRow, result_of
+from .action_rows import CHANNEL, IN_FLIGHT, StoredRow, result_of, store_result
 from .context import get_deadline
 from .ledger import ActionEvent, ActionState, Ledger
-from .masking import holds
 from .owners import OwnerState
-from .results import encode_result
 from .row_book import RowBook, stored
 
 if TYPE_CHECKING:
@@ -98,7 +95,7 @@ class DurableLedger(Ledger):
         """
         for row in map(stored, self):
             if row.pending is not None:
-                await self._settle(row)
+                await self._settle(row, row.pending)
         await self._book.close_own()
 
     async def look_up(self, call: PlannedAction) -> Row | None:
@@ -123,7 +120,7 @@ class DurableLedger(Ledger):
             if row.call.facts_digest != call.facts_digest:
                 raise IdempotencyConflictError(call.action, call.key, row.call.show(), call.show())
             if row.pending is not None:
-                await self._settle(row)
+                await self._settle(row, row.pending)
             elif columns is None or row.state not in IN_FLIGHT or row.owner == self._owner.id:
                 if row.state is ActionState.DONE:
                     row.result = result_of(row)  # made anew, so that nobody changes what somebody else gets
@@ -173,7 +170,7 @@ class DurableLedger(Ledger):
         """
         row = stored(row)
         if row.pending is not None:
-            await self._settle(row)
+            await self._settle(row, row.pending)
         elif row.fence != fence or row.state is not ActionState.CLAIMED:
             return
         elif not row.version:
@@ -301,27 +298,26 @@ class DurableLedger(Ledger):
             error.add_note(f"the outcome of {row.call.label} could not be written; nobody else can see it")
             raise
 
-    async def _settle(self, row: StoredRow) -> None:
+    async def _settle(self, row: StoredRow, step: Step) -> None:
         """Take the step that could not be taken before, or keep the row no longer if it never was in the store."""
-        step, row.pending = row.pending, None
+        row.pending = None
         if not row.version:
             await self._book.refresh(row)
         if not row.version:
             self._book.drop(row.call.identity)
-        elif step is not None:
+        else:
             await self._record(row, step)
 
     async def _unclaim(self, row: StoredRow, fence: int) -> bool:
-        if row.fence != fence or row.owner != self._owner.id:
+        events = {ActionState.CLAIMED: ActionEvent.RELEASE, ActionState.STARTED: ActionEvent.NOT_DELIVERED}
+        if row.fence != fence or row.owner != self._owner.id or row.state not in events:
             return False
-        if row.state not in (ActionState.CLAIMED, ActionState.STARTED):
-            return False
-        self._step(row, ActionEvent.RELEASE if row.state is ActionState.CLAIMED else ActionEvent.NOT_DELIVERED)
+        self._step(row, events[row.state])
         return True
 
     def _keeping(self, step: Step, result: object, masked: Sequence[str]) -> Step:
         """Return a step that also writes a result, or why it is not written."""
-        written, lost = _store_result(result, masked)
+        written, lost = store_result(result, masked)
 
         async def keep(row: StoredRow) -> object:
             row.stored, row.result_lost = written, lost
@@ -393,19 +389,6 @@ class DurableLedger(Ledger):
                 raise ActionNotFoundError(action, key)
             row = self._book.see(columns)
             if row.pending is not None:
-                await self._settle(row)
+                await self._settle(row, row.pending)
             elif row.state not in IN_FLIGHT or not await self._is_left_behind(columns):
                 return row
-
-
-def _store_result(result: object, masked: Sequence[str]) -> tuple[bytes | None, str | None]:
-    """Return a result as bytes, or why it cannot be stored."""
-    if result is None:
-        return None, None
-    try:
-        written = encode_result(result).data
-    except ResultCodecError as error:
-        return None, table.plain_text(str(error))
-    if holds(written, masked):
-        return None, "it holds what redact= masks"
-    return written, None

@@ -928,6 +928,60 @@ def test_a_claim_that_was_lost_is_not_given_back() -> None:
     on_store(visit)
 
 
+def test_a_claim_that_somebody_took_over_is_not_deleted() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            ledger = sandbox._runtime.ledger
+            row = await ledger.plan(call("a"), correlation_id=None)
+            fence = await ledger.claim(row)
+            rows = store._engine._connection._connection
+            rows.execute("UPDATE sandbox_actions SET state = 'approved', version = version + 1")
+            await ledger.release(row, fence, forget=True)
+            assert await states_in(store) == [("a", "approved")]
+            assert row.state is ActionState.APPROVED
+
+    on_store(visit)
+
+
+@irreversible("card.resent", key=lambda invoice: invoice, resend_within_seconds=600)
+async def charge_again(invoice: str, *, idempotency_key: str = FILLED_IN) -> str:
+    World.charged.append(idempotency_key)
+    answer = World.answers.pop(0)
+    if isinstance(answer, BaseException):
+        raise answer
+    return str(answer)
+
+
+def test_a_call_that_a_crash_left_unknown_is_sent_again_in_time_with_the_key_it_had() -> None:
+    async def visit(store: Store) -> None:
+        async with dying(store):
+            World.answers = [ConnectionResetError(), ConnectionResetError()]
+            for invoice in "ab":
+                with pytest.raises(ConnectionResetError):
+                    await charge_again(invoice)
+        await asyncio.sleep(500)
+        async with make_sandbox(store):
+            World.answers = ["paid"]
+            assert await charge_again("a") == await charge_again("a") == "paid"
+            await asyncio.sleep(200)
+            with pytest.raises(OutcomeUnknownError):
+                await charge_again("b")
+        first, other, again = World.charged
+        assert first == again != other
+
+    on_store(visit)
+
+
+def test_a_person_settles_what_a_process_left_behind_that_died_while_we_ran() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            await leave_behind(store, "started")
+            await sandbox.recover("card.charge", "started", happened=False)
+            assert await states_in(store) == [("started", "approved")]
+
+    on_store(visit)
+
+
 def test_old_rows_make_room_and_are_still_there() -> None:
     async def visit(store: Store) -> None:
         async with make_sandbox(store, ledger=LedgerSettings(max_rows=2)) as sandbox:
