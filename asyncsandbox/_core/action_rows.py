@@ -103,6 +103,14 @@ class StoredRow(Row):
     died_at: float | None = None
     pending: Step | None = None
 
+    def get_result(self) -> object:
+        """Return what the call returned, made anew where it comes from the store.
+
+        Raises:
+            ResultUnavailableError: It could not be stored, or cannot be read here.
+        """
+        return result_of(self) if self.result is None else self.result
+
     def become(self, other: StoredRow) -> None:
         """Take over what a step has changed in a copy of this row."""
         for name in _MOVING:

@@ -227,10 +227,11 @@ class DurableLedger(Ledger):
 
         Raises:
             ActionStateError: The row is not UNKNOWN; or its body, though given up, still runs and may yet succeed.
+            ClaimLostError: Somebody else settled it meanwhile.
             StoreError: It is as it was.
         """
         settling = partial(super().resolve, happened=happened, result=result)
-        await self._save(row, self._keeping(settling, result, masked), table.FINISH)
+        await self._save(row, self._keeping(settling, result, masked), table.FINISH, again=False)
 
     async def recover(self, action: str, key: str, *, happened: bool, result: object = None) -> None:
         """Settle an UNKNOWN row, whichever process left it, by what a person found out.

@@ -88,6 +88,10 @@ class Row:
     sent_at: datetime | None = None  # when the provider may first have got the key of this generation
     left_running: bool = False
 
+    def get_result(self) -> object:
+        """Return what the call returned."""
+        return self.result
+
     def record(self) -> ActionRecord:
         """Return the frozen view of this row."""
         return ActionRecord(

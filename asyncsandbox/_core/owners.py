@@ -30,7 +30,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
-from ..errors import NotStartedError, StoreError
+from ..errors import NotStartedError, SandboxError
 from .clock import SystemClock
 from .journal import Level
 from .process import Process, is_proven_dead, parse_process, this_process
@@ -186,7 +186,7 @@ class Owner:
             await self._clock.sleep(self._lease_seconds / _PER_LEASE)
             try:
                 await self.renew()
-            except StoreError as error:
+            except SandboxError as error:
                 if self._journal is not None:
                     self._journal.publish(
                         "store.lease_not_renewed", component="store", level=Level.WARNING, error=str(error)

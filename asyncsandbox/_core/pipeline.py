@@ -141,11 +141,11 @@ async def _run(runtime: Runtime, spec: ActionSpec, flight: Flight) -> Any:
     run: Run | None = None
     while run is None:
         row = await runtime.ledger.look_up(flight.call)
-        if row is not None and row.state is ActionState.UNKNOWN:
-            await _find_out(runtime, spec, row, flight.bound)
-        if row is not None and row.state is ActionState.DONE:
-            return row.result
         with suppress(ClaimLostError):  # another process was quicker: look again
+            if row is not None and row.state is ActionState.UNKNOWN:
+                await _find_out(runtime, spec, row, flight.bound)
+            if row is not None and row.state is ActionState.DONE:
+                return row.get_result()
             run = await _begin(runtime, spec, flight, row)
     result = await make_attempts(run)
     saga = current_saga()

@@ -612,6 +612,38 @@ def test_verify_never_rules_out_a_call_of_a_process_that_lives() -> None:
     on_store(visit)
 
 
+def test_two_that_find_out_at_the_same_time_agree() -> None:
+    found: asyncio.Event
+
+    @irreversible("card.slow", key=lambda invoice: invoice, verify=lambda invoice: look())
+    async def charge_slowly(invoice: str) -> str:
+        raise ConnectionResetError
+
+    async def look() -> object:
+        await found.wait()
+        return {"seen": "at the bank"}
+
+    async def visit(store: Store) -> None:
+        nonlocal found
+        found = asyncio.Event()
+        async with make_sandbox(store) as one, make_sandbox(store) as two:
+            with bound_to(one), pytest.raises(ConnectionResetError):
+                await charge_slowly("a")
+            asking = []
+            for sandbox in (one, two):
+                with bound_to(sandbox):
+                    asking.append(asyncio.create_task(charge_slowly("a")))
+            await asyncio.sleep(1)
+            found.set()
+            assert await asyncio.gather(*asking) == [{"seen": "at the bank"}] * 2
+
+            row = two._runtime.ledger.get_row("card.slow", "a")
+            row.result = None  # as it is when a row was read anew
+            assert row.get_result() == {"seen": "at the bank"}
+
+    on_store(visit)
+
+
 def test_a_person_settles_what_another_process_left_behind() -> None:
     async def visit(store: Store) -> None:
         await leave_behind(store, "started", "done")
