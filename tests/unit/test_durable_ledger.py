@@ -18,7 +18,16 @@ from runtimes import make_runtime, must_catch
 from unit import test_ledger, test_pipeline
 from virtual_time import run_virtual
 
-from asyncsandbox import FILLED_IN, GovernorSettings, LedgerSettings, Limit, RetrySettings, Sandbox, irreversible
+from asyncsandbox import (
+    FILLED_IN,
+    GovernorSettings,
+    LedgerSettings,
+    Limit,
+    RetrySettings,
+    Sandbox,
+    irreversible,
+    reversible,
+)
 from asyncsandbox._core import action_rows, row_book
 from asyncsandbox._core.action_rows import ACTIONS, StoredRow
 from asyncsandbox._core.clock import SystemClock
@@ -1151,3 +1160,40 @@ async def test_a_live_sandbox_with_a_durable_store_is_go(tmp_path: Path) -> None
 def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=name):
         LedgerSettings(**{name: value})
+
+
+def test_a_sandbox_that_is_started_again_goes_on_where_it_was() -> None:
+    async def visit(store: Store) -> None:
+        sandbox = make_sandbox(store)
+        for _ in range(2):
+            async with sandbox:
+                assert await charge("a") == "paid a"
+                assert await send("ada") == "sent ada"
+        assert Counter(World.charged) == {"a": 1, "ada": 2}
+
+    on_store(visit)
+
+
+@reversible("stock.reserve", key=lambda item: item, undo=lambda item: World.charged.append(f"undo {item}"))
+async def reserve(item: str) -> str:
+    World.charged.append(item)
+    return f"reserved {item}"
+
+
+def test_what_a_saga_undid_is_undone_in_the_store() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+
+            async def order() -> None:
+                async with sandbox.saga("order"):
+                    await reserve("bolt")
+                    raise ValueError("no")
+
+            with pytest.raises(ValueError, match="no"):
+                await order()
+            assert await states_in(store) == [("bolt", "undone")]
+        async with make_sandbox(store):
+            assert await reserve("bolt") == "reserved bolt"
+        assert World.charged == ["bolt", "undo bolt", "bolt"]
+
+    on_store(visit)
