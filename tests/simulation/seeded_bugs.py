@@ -47,7 +47,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "body before STARTED",
         "ledger",
-        pipeline._run,
+        pipeline._begin,
         "await (ledger.restart(row, fence) if is_unknown else ledger.start(row, fence))\n",
         "row.state = ActionState.APPROVED\n",
     ),
@@ -94,8 +94,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "claim kept after refusal",
         "shown",
-        pipeline._run,
-        "        await ledger.release(row, fence, forget=is_new)\n",
+        pipeline._begin,
+        "        await ledger.release(row, fence, forget=found is None)\n",
         "        pass\n",
     ),
     Mutant("late result lost", "late", body._settle_late, "if returned and", "if not returned and"),
@@ -142,7 +142,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            await _take_permit(run, run.spec.limit)\n",
         "            pass\n",
     ),
-    Mutant("history not kept", "attempts", attempts.make_attempts, "tuple(run.retry.history)", "()"),
+    Mutant("history not kept", "attempts", attempts.make_attempts, "_history(run, run.retry)", "()"),
     Mutant("no permit", "permits", attempts.take_what_it_needs, "if spec.limit is not None:", "if False:"),
     Mutant("row kept after a denial", "permits", Ledger.release, "if forget and not row.attempts:", "if False:"),
     Mutant("admitted in spite of the log", "permits", Line.take, "self.spare < cost", "False"),
