@@ -13,13 +13,13 @@ suspended for longer finds out there, and nothing has run.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..errors import (
     ActionNotFoundError,
-    ActionStateError,
     ClaimLostError,
     IdempotencyConflictError,
     OutcomeUnknownError,
@@ -88,7 +88,12 @@ class DurableLedger(Ledger):
         await self._book.take_over_all()
 
     async def close(self) -> None:
-        """Write what could not be written before, and let equal calls without a key be made anew by whoever is next.
+        """Write what could not be written before, and let equal calls without a key be made anew by whoever is next."""
+        await self.catch_up()
+        await self._book.close_own()
+
+    async def catch_up(self) -> None:
+        """Write what could not be written before.
 
         Raises:
             StoreError: The store does not answer.
@@ -96,7 +101,6 @@ class DurableLedger(Ledger):
         for row in map(stored, self):
             if row.pending is not None:
                 await self._settle(row, row.pending)
-        await self._book.close_own()
 
     async def look_up(self, call: PlannedAction) -> Row | None:
         """Return the row of this identity, if there is one, after whoever is at work on it has ended.
@@ -183,17 +187,16 @@ class DurableLedger(Ledger):
 
         Raises:
             ActionStateError: Somebody else claimed the row meanwhile.
+            asyncio.CancelledError: The caller was cancelled; it is not to run.
             StoreError: It is not to run.
         """
         row = stored(row)
-        # Should this be cut off, nobody here knows whether it was written; the body has not run either way.
-        row.pending = partial(self._unclaim, fence=fence)
         try:
             await self._save(row, partial(super().start, fence=fence), table.WRITE_LEASED)
-        except ActionStateError:
-            row.pending = None
+        except (StoreError, asyncio.CancelledError):
+            # Perhaps it was written; the body will not run either way.
+            row.pending = partial(self._unclaim, fence=fence)
             raise
-        row.pending = None
 
     async def restart(self, row: Row, fence: int) -> None:
         """Note that the body is about to run again; see `Ledger.restart`.

@@ -130,11 +130,17 @@ class Owner:
         """Whether it has a name, and as a rule a lease."""
         return self._id is not None
 
-    async def start(self, spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]]) -> None:
+    async def start(
+        self,
+        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]],
+        *,
+        also: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         """Take a lease, under a new name, and keep it.
 
         Args:
             spawn: Starts the task that renews the lease; whoever gives it ends that task before `stop`.
+            also: What else is done whenever the lease was renewed.
 
         Raises:
             StoreError: There is no lease to be had.
@@ -143,7 +149,7 @@ class Owner:
         name = f"{self._process}~{self._clock.random_hex(8)}"
         await self._store.write(RENEW, owner=name, seconds=self._lease_seconds)
         self._id = name
-        _here[name] = spawn(self._keep(), "lease")
+        _here[name] = spawn(self._keep(also), "lease")
 
     async def renew(self) -> None:
         """Make the lease last for its full length from now.
@@ -181,11 +187,13 @@ class Owner:
             return OwnerState.DEAD
         return OwnerState.ALIVE if leased else OwnerState.EXPIRED
 
-    async def _keep(self) -> None:
+    async def _keep(self, also: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
         while True:
             await self._clock.sleep(self._lease_seconds / _PER_LEASE)
             try:
                 await self.renew()
+                if also is not None:
+                    await also()
             except SandboxError as error:
                 if self._journal is not None:
                     self._journal.publish(

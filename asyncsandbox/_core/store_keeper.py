@@ -114,7 +114,7 @@ class StoreKeeper(Component):
             await self.store.open()
         await self.store.attach(OWNERS, ACTIONS)
         if self.owner is not None and isinstance(self.ledger, DurableLedger):
-            await self.owner.start(self._spawn)
+            await self.owner.start(self._spawn, also=self.ledger.catch_up)
             self._planner.life = f"{self.owner.id.rpartition('~')[2]}."
             await self.ledger.take_over()
 

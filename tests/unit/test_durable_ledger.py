@@ -856,6 +856,36 @@ def test_an_outcome_that_could_not_be_written_is_written_at_the_next_look() -> N
     on_store(visit)
 
 
+def test_an_outcome_that_could_not_be_written_is_not_kept_from_others_for_long() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as one, make_sandbox(store) as two:
+            failing = Failing(store)
+            failing.plan = ["well", "full", "full"]
+            with bound_to(one), pytest.raises(StoreUnavailableError):
+                await charge("a")
+            with bound_to(two), CallScope(Virtual(), 25.0):
+                assert await charge("a") == "paid a"
+            assert one._runtime.journal.get_events("store.lease_not_renewed")
+
+    on_store(visit)
+
+
+def test_a_person_who_settles_a_call_that_is_about_to_start_changes_nothing() -> None:
+    async def visit(store: Store) -> None:
+        async with make_sandbox(store) as sandbox:
+            for steps in range(20):
+                calling = asyncio.create_task(charge(f"{steps}"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                with pytest.raises((ActionNotFoundError, ActionStateError)):
+                    await sandbox.recover("card.charge", f"{steps}", happened=False)
+                assert await calling == f"paid {steps}"
+                assert await charge(f"{steps}") == f"paid {steps}"
+            assert len(World.charged) == 20
+
+    on_store(visit)
+
+
 @pytest.mark.parametrize("plan", [["full"], ["lost"], ["lost", "full"], ["lost", "lost"], ["full", "full"]])
 @pytest.mark.parametrize("limited", [False, True])
 def test_a_start_that_may_have_been_written_has_not_happened(plan: list[str], limited: bool) -> None:
