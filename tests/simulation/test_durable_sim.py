@@ -122,7 +122,7 @@ async def test_a_key_happens_at_most_once_and_no_outcome_is_lost(sim: Simulation
         promise(sim, shelf, told)
         calls = [("card.charge", "i-1"), ("card.charge", "i-1"), ("mail.send", "i-2"), ("mail.send", "i-3")]
         await asyncio.gather(*(ask(sim, *each, told) for each in calls))
-        await sim.settle(1)
+        await sim.settle(30)  # a duplicate may still wait for a permit
         await sim.heal()
         left = shelf.states()
         assert not {"claimed", "started"} & set(left.values()), "nobody is at work, and that is known"
