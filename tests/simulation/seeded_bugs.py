@@ -33,7 +33,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("release without fence", "fence", Ledger.release, "row.fence == fence and ", ""),
     Mutant("generation not moved", "refused", Ledger._renew, "row.generation += 1", "pass"),
     Mutant("one generation too many", "limits", Ledger._renew, ">= self", "> self"),
-    Mutant("one row too many", "limits", Ledger.is_full, ">=", ">"),
+    Mutant("one row too many", "limits", Ledger.plan, ">=", ">"),
     Mutant("result not kept", "joined", Ledger.finish, "row.result = result", "pass"),
     Mutant("running body resolved", "late", Ledger.resolve, "row.left_running and not happened", "False"),
     Mutant("attempt not counted", "joined", Ledger._begin, "row.attempts += 1", "pass"),
@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "ledger",
         pipeline._run,
         "    result = await make_attempts(run)\n",
-        "    row.state = ActionState.DONE; result = await make_attempts(run)\n",
+        "    run.row.state = ActionState.DONE; result = await make_attempts(run)\n",
     ),
     Mutant(
         "body before STARTED",
