@@ -3,7 +3,7 @@
 $ python 11_integrated_workflow.py
 rehearsal: card.charge[order-1] 49.90, card.charge[order-2] 12.00, mail.receipt[order-1], mail.receipt[order-2]
 sent so far: 0
-DEGRADED
+GO
 order-1 paid with ch_order-1 at attempt 2
 alert: [warning] order: order-2 was refused
 order-2 refused: card declined
@@ -16,6 +16,8 @@ ledger: card.charge done, card.charge rejected, mail.receipt done
 
 import asyncio
 from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import text
 
@@ -102,9 +104,10 @@ async def take_all(sandbox: Sandbox) -> None:
                 print(f"{order} paid with {charge_id} at attempt {record.attempts}")
 
 
-def make_sandbox(*, dry_run: bool, log: MemorySink) -> Sandbox:
+def make_sandbox(*, dry_run: bool, log: MemorySink, store: Path | None = None) -> Sandbox:
     return Sandbox(
         dry_run=dry_run,
+        store=store,
         use_memory_db=True,
         actions=(charge, send_receipt),
         alerts=AlertSettings(rules=()),
@@ -125,7 +128,12 @@ async def main() -> None:
     print("sent so far:", len(charges) + len(mails))
 
     log = MemorySink()
-    async with make_sandbox(dry_run=False, log=log) as sandbox:
+    with TemporaryDirectory() as folder:
+        await run_live(log, Path(folder) / "store.sqlite")
+
+
+async def run_live(log: MemorySink, store: Path) -> None:
+    async with make_sandbox(dry_run=False, log=log, store=store) as sandbox:
         sandbox.alerts.subscribe("*", show)
         print((await sandbox.readiness.run_all_checks()).verdict)
         await take_all(sandbox)
