@@ -58,7 +58,7 @@ def find(program: Program, *, examples: int = 1_000, pairs: bool = True) -> Foun
     @settings(
         database=None, deadline=None, derandomize=True, max_examples=examples, phases=[Phase.generate, Phase.shrink]
     )
-    @simulate(scenarios() if pairs else st.just(Sweep(pauses=True)))
+    @simulate(scenarios() if pairs else st.just(Sweep(pauses=1)))
     async def test(_sim: Simulation) -> None:
         nonlocal runs, failed_at
         runs += 1
@@ -137,7 +137,7 @@ def hypothesis_share() -> tuple[float, float, float]:
         SimLoop().run(schedule())
         return 1
 
-    strategies = (st.just(Sweep(pauses=True)), st.just(Sweep(pauses=True, pairs=True)), scenarios())
+    strategies = (st.just(Sweep(pauses=1)), st.just(Sweep(pauses=3)), scenarios())
     ways = (raw, *map(through, strategies))
     rates = [[rate(way) for way in ways] for _ in range(ROUNDS)]
     alone, swept, paired, drawn = (max(each) for each in zip(*rates, strict=True))

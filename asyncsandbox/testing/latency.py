@@ -3,6 +3,7 @@
 Those are the answers of timers, executor jobs, databases and actions. A pause anywhere else, such as at a bare
 ``sleep(0)``, is passed over: on a real loop the task goes on in the next round.
 
+>>> from asyncsandbox.testing.loop import SimLoop
 >>> async def main() -> str:
 ...     order: list[str] = []
 ...     async def append(name: str) -> None:
@@ -20,10 +21,10 @@ import asyncio
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
+from .choosing import ChoosyLoop
 from .jobs import Job
 from .lanes import lane_of
-from .loop import SimLoop
-from .queues import Holds, SimTimer
+from .queues import SimTimer
 from .simulation import Simulation
 from .sqlite import StatementQueue
 
@@ -40,15 +41,14 @@ Ts = TypeVarTuple("Ts")
 _ON_THE_WAY = Simulation.travel.__code__
 
 
-class LatencyLoop(SimLoop):
+class LatencyLoop(ChoosyLoop):
     """A `SimLoop` on which pauses are latency; it keeps no trace.
 
     Concurrency: belongs to the thread that made it. Cancellation: as on any loop.
     """
 
     def __init__(self, *, pauses: Iterable[int] = ()) -> None:
-        super().__init__(pauses=pauses, record=False)
-        self._holds = _Latency(self)
+        super().__init__(pauses=pauses)
         self._answering = False
         self._answers: dict[int, asyncio.Handle] = {}  # by id; kept, so that no id comes twice
 
@@ -61,36 +61,14 @@ class LatencyLoop(SimLoop):
             self._answers[id(handle)] = handle
         return handle
 
-    def may_be_slow(self, handle: AnyHandle) -> bool:
+    def may_pause(self, handle: AnyHandle) -> bool:
         """Return whether what ``handle`` goes on with comes from outside the program."""
         return id(handle) in self._answers or _is_outside(handle) or _is_on_the_way(lane_of(handle))
-
-    def pass_over(self, handle: AnyHandle) -> None:
-        """Take back that the latest decision point was a pause."""
-        self.points -= 1
-        self._pauses.discard(self.points)
-        self._ready.appendleft(handle)
 
     def _step(self, handle: AnyHandle, point: int | None) -> None:
         self._answering = _is_outside(handle)
         super()._step(handle, point)
         self._answering = False
-
-
-class _Latency(Holds):
-    """Holds back only what may really be slow."""
-
-    __slots__ = ("_loop",)
-
-    def __init__(self, loop: LatencyLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def hold(self, handle: AnyHandle, step: int) -> None:
-        if self._loop.may_be_slow(handle):
-            super().hold(handle, step)
-        else:
-            self._loop.pass_over(handle)
 
 
 def _is_outside(handle: AnyHandle) -> bool:

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import pytest
 from hypothesis.errors import FailedHealthCheck
 
 from .errors import NestedTestExit, NestedWorldError, PromiseBrokenError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Test: TypeAlias = "Callable[..., Coroutine[Any, Any, object]]"
 Runner: TypeAlias = "Callable[..., Run]"  # takes a scenario, and a loop by keyword
 T = TypeVar("T")
+
+FAILURES = (Exception, pytest.fail.Exception)
 
 # A test that is busy for longer while no time passes is so for ever: it must not take minutes to find that out.
 _PATIENCE = 20_000

@@ -11,8 +11,8 @@ Scenario(faults=(fault('card.charge', TimeoutError, after=True, nth=2),), crashe
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field, fields, replace
-from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from .._core.settings import require_name, require_number
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from hypothesis.strategies import SearchStrategy
 
@@ -175,49 +175,28 @@ class Extent:
     calls: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A pause that led somewhere else.
-
-    Attributes:
-        pause: The decision point of the pause.
-        moment: Whose step that was in stock order, and which: the name of the lane, and how many it had taken before.
-        points: How many decision points there were with it.
-        moments: By moment, the decision point at which that step was taken with it.
-        longer: Whether the run became longer or shorter, by steps or seconds that none before it took.
-    """
-
-    pause: int
-    moment: tuple[str, int]
-    points: int
-    moments: Mapping[tuple[str, int], int]
-    longer: bool = False
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Sweep:
     """Every scenario in which at most one thing goes wrong. `scenarios` draws it first; shrinking comes back to it.
 
-    A pause that leads somewhere else is worth a second one: with ``pairs``, those are tried after all the single ones,
-    first of all two that each lead somewhere else by themselves.
+    With more than one pause at a time there is more to try, as far as there is room: a second pause behind each that
+    made the run longer or shorter, then as many at once as there may be, wherever.
 
     Attributes:
-        pauses: Whether to try every single pause.
+        pauses: How many pauses there may be at once; 1 for every single one and no more.
         faults: The faults to try, each at every call of its action.
         crashes: Whether to try a power cut before every step.
         duplicates: Whether to let every call from the test to the app arrive twice.
         jumps: Whether to let the clock jump by a day, forward and back.
         most: How many scenarios at most; crashes and pauses beyond it are sampled evenly.
-        pairs: Whether to try a second pause after each that led a task to other steps or to other values.
     """
 
-    pauses: bool = False
+    pauses: int = 0
     faults: tuple[Fault, ...] = ()
     crashes: bool = False
     duplicates: bool = False
     jumps: bool = False
     most: int = 400
-    pairs: bool = False
 
     def __repr__(self) -> str:
         named = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
@@ -235,7 +214,7 @@ class Sweep:
         Faults, duplicates and jumps come first: they are few and hit where it matters.
 
         Example:
-            >>> Sweep(pauses=True).singles(Extent(points=2))
+            >>> Sweep(pauses=1).singles(Extent(points=2))
             (Scenario(pauses=(0,)), Scenario(pauses=(1,)))
         """
         few = [
@@ -253,29 +232,42 @@ class Sweep:
         crashes = _sample(crashes, max(room - len(pauses), room // 2))
         return (*few, *crashes, *_sample(pauses, room - len(crashes)))[: self.most]
 
-    def seconds(self, turns: Sequence[Turn], tried: int) -> tuple[Scenario, ...]:
+    def seconds(self, turned: Iterable[tuple[Scenario, Extent]], tried: int) -> tuple[Scenario, ...]:
         """Return the scenarios with a second pause, as many as ``tried`` ones leave room for.
 
         Args:
-            turns: The single pauses that led somewhere else, in the order of their points.
+            turned: The single pauses that led somewhere else, each with how far the run went.
             tried: How many scenarios were tried before.
 
         Example:
-            >>> turn = Turn(pause=1, moment=("a", 0), points=4, moments={("b", 0): 3})
-            >>> other = Turn(pause=2, moment=("b", 0), points=3, moments={})
-            >>> Sweep(pauses=True, pairs=True).seconds([turn, other], 5)
-            (Scenario(pauses=(1, 3)), Scenario(pauses=(1, 2)))
+            >>> Sweep(pauses=2).seconds([(Scenario(pauses=(1,)), Extent(points=4))], 5)
+            (Scenario(pauses=(1, 2)), Scenario(pauses=(1, 3)))
         """
-        both = [
-            Scenario(pauses=(first.pause, point))
-            for first, other in combinations(turns, 2)
-            if (point := first.moments.get(other.moment, 0)) > first.pause
+        pairs = [
+            Scenario(pauses=(*single.pauses, point))
+            for single, extent in turned
+            for point in range(single.pauses[-1] + 1, extent.points)
         ]
-        chosen: dict[Scenario, None] = {}
-        for group in (both, _behind(turns, longer=True), _behind(turns, longer=False)):
-            new = [pair for pair in group if pair not in chosen]
-            chosen.update(dict.fromkeys(_sample(new, self.most - tried - len(chosen))))
-        return tuple(chosen)
+        return tuple(_sample(pairs, self.most - tried))
+
+    def crowds(self, places: Iterable[Sequence[T]], tried: int) -> Iterator[frozenset[T]]:
+        """Give moments to pause at, as many at once as there may be, as often as ``tried`` ones leave room for.
+
+        A place that is passed often is as likely as one that is passed once: it is seldom the loop that is wrong. There
+        are at most three crowds for each moment.
+
+        Args:
+            places: The moments at each place of the program.
+            tried: How many scenarios were tried before.
+
+        Example:
+            >>> sorted(next(Sweep(pauses=2).crowds([[0, 1, 2, 3], [4], [5]], 0)))
+            [2, 4]
+        """
+        chance = random.Random(0)  # noqa: S311 - any numbers will do, as long as they are the same ones every time
+        groups = list(places)
+        for _ in range(min(self.most - tried, 3 * sum(map(len, groups)))):
+            yield frozenset(chance.choice(chance.choice(groups)) for _ in range(self.pauses))
 
 
 def scenarios(  # noqa: PLR0913 - one keyword per kind of trouble
@@ -318,7 +310,7 @@ def scenarios(  # noqa: PLR0913 - one keyword per kind of trouble
     for each in known:
         if not isinstance(each, Fault):
             raise ConfigurationError("scenarios: faults", each, 'make each by fault("card.charge", TimeoutError)')
-    everything = Sweep(pauses > 0, known, crashes > 0, duplicates > 0, jumps > 0, sweep, pairs=pauses > 1)
+    everything = Sweep(pauses, known, crashes > 0, duplicates > 0, jumps > 0, sweep)
     # Two scales, for a step of a short program and of a long one are equally likely to matter.
     moments = st.integers(0, min(_NEAR, horizon)) | st.integers(0, horizon)
     calls = st.integers(1, _CALLS)
@@ -340,11 +332,6 @@ def _few(element: SearchStrategy[T], most: int) -> SearchStrategy[tuple[T, ...]]
 
 def _ordered(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
-
-
-def _behind(turns: Sequence[Turn], *, longer: bool) -> list[Scenario]:
-    chosen = [turn for turn in turns if turn.longer is longer]
-    return [Scenario(pauses=(turn.pause, point)) for turn in chosen for point in range(turn.pause + 1, turn.points)]
 
 
 def _sample(items: list[Scenario], most: int) -> list[Scenario]:

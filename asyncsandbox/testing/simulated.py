@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import given
 from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.strategies import SearchStrategy
@@ -41,7 +40,7 @@ from .latency import LatencyLoop
 from .loop import SimLoop
 from .replay_token import literal, make_token
 from .report import Report
-from .runs import run_once
+from .runs import FAILURES, run_once
 from .scenario import Scenario, Sweep
 from .sweeping import sweep
 from .world import World, is_governed
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
 
     from .runs import Run, Runner, Test
 
-_FAILURES = (Exception, pytest.fail.Exception)
 _ATTRIBUTE = "asyncsandbox_simulated"
 
 
@@ -107,12 +105,13 @@ class Simulated:
         with World() as world:
             function = functools.partial(self.function, *owner)
             run: Runner = functools.partial(run_once, function, inputs=inputs, world=world)
+            look = functools.partial(self._look, run)
             attempt = functools.partial(self._try, run, inputs, self.runs)
             if isinstance(scenario, Scenario):
                 attempt(scenario, SimLoop(pauses=scenario.pauses, record=False))
                 return
             self.kinds.update(scenario.kinds)
-            sweep(scenario, attempt)
+            sweep(scenario, attempt, look)
 
     def require_covered(self) -> None:
         """Check the coverage counters, where the test asked for it.
@@ -133,14 +132,21 @@ class Simulated:
         except ValueError:
             return ""
 
-    def _try(self, once: Runner, inputs: Mapping[str, Any], before: int, scenario: Scenario, loop: SimLoop) -> Run:
+    def _look(self, once: Runner, scenario: Scenario, loop: SimLoop) -> Run:
+        """Run once, and raise what is no failure: a skip, an assumption that does not hold."""
         run = once(scenario, loop=loop)
         self.runs += 1
         self.fired.update(run.fired)
+        if run.error is not None and (
+            not isinstance(run.error, FAILURES) or isinstance(run.error, UnsatisfiedAssumption)
+        ):
+            raise run.error
+        return run
+
+    def _try(self, once: Runner, inputs: Mapping[str, Any], before: int, scenario: Scenario, loop: SimLoop) -> Run:
+        run = self._look(once, scenario, loop)
         if run.error is None:
             return run
-        if not isinstance(run.error, _FAILURES) or isinstance(run.error, UnsatisfiedAssumption):
-            raise run.error
         texts = {name: repr(value) for name, value in inputs.items() if name in self.drawn}
         fixtures = {name: self._text(value) for name, value in inputs.items() if name in self.fixtures}
         error: BaseException = run.error

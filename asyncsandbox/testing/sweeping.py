@@ -1,7 +1,8 @@
-"""How a sweep goes: nothing goes wrong, every single thing does, then a second pause behind those that led elsewhere.
+"""How a sweep goes: nothing goes wrong, every single thing does, then several pauses at once, as far as there is room.
 
-It promises that equal sweeps of the same test try the same scenarios in the same order, and that the first failure ends
-it. It tries at most one scenario more than the sweep says: the one in which nothing goes wrong.
+First comes a second pause behind those that made the run longer or shorter, then crowds: as many as there may be,
+wherever. It promises that equal sweeps of the same test try the same scenarios in the same order, and that the first
+failure ends it; that of a crowd is made small first, which takes more runs than the sweep allows.
 """
 
 from __future__ import annotations
@@ -13,83 +14,80 @@ from hypothesis.errors import UnsatisfiedAssumption
 
 from .errors import NothingToRestartError
 from .loop import SimLoop
-from .scenario import Scenario, Turn
-from .seeing import SeeingLoop
+from .moments import MomentLoop
+from .scenario import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .moments import Moment
     from .runs import Run
-    from .scenario import Sweep
+    from .scenario import Extent, Sweep
 
     Attempt: TypeAlias = Callable[[Scenario, SimLoop], Run]
 
 __all__ = ["sweep"]
 
 
-def sweep(what: Sweep, attempt: Attempt) -> None:
+def sweep(what: Sweep, attempt: Attempt, look: Attempt) -> None:
     """Try the scenarios of a sweep.
 
     Args:
         what: The sweep.
         attempt: Runs the test under a scenario on a loop, and raises what makes it fail.
+        look: Does the same, but returns a run that failed. What the loop pauses need not be the scenario's.
 
     Raises:
         NothingToRestartError: There shall be crashes and the test started no app.
         Exception: What the first attempt that failed raised.
     """
-    loop = SeeingLoop() if what.pairs else SimLoop(record=False)
-    first = attempt(Scenario(), loop)
+    stock = MomentLoop() if what.pauses > 1 else SimLoop(record=False)
+    first = attempt(Scenario(), stock)
     if what.crashes and not first.started:
         raise NothingToRestartError
     singles = what.singles(first.extent)
-    turns = None
-    if isinstance(loop, SeeingLoop) and len(singles) < what.most:
-        again = SeeingLoop()
-        attempt(Scenario(), again)
-        turns = _Turns(loop, again)
+    turned: dict[tuple[int, float], tuple[Scenario, Extent]] = {_length(stock): (Scenario(), first.extent)}
     for single in singles:
+        loop = _paused_at(single)
         with suppress(UnsatisfiedAssumption):
-            if turns is None or not single.pauses:
-                attempt(single, SimLoop(pauses=single.pauses, record=False))
-            else:
-                turns.add(single, attempt)
-    for double in what.seconds(turns.found, len(singles)) if turns else ():
+            extent = attempt(single, loop).extent
+            if single.pauses:
+                turned.setdefault(_length(loop), (single, extent))
+    del turned[_length(stock)]
+    if not isinstance(stock, MomentLoop):
+        return
+    doubles = what.seconds(turned.values(), len(singles))
+    for double in doubles:
         with suppress(UnsatisfiedAssumption):
-            attempt(double, SimLoop(pauses=double.pauses, record=False))
+            attempt(double, _paused_at(double))
+    for crowd in what.crowds(stock.places.values(), len(singles) + len(doubles)):
+        with suppress(UnsatisfiedAssumption):
+            failed = _fails(crowd, look)
+            if failed is not None:
+                smallest = _make_small(crowd, failed, look)
+                attempt(smallest, _paused_at(smallest))
 
 
-class _Turns:
-    """The pauses that led somewhere else, each to another place.
+def _fails(moments: frozenset[Moment], look: Attempt) -> Scenario | None:
+    """Return the scenario that pauses at these moments, where it fails."""
+    loop = MomentLoop(at=moments)
+    run = look(Scenario(pauses=tuple(range(len(moments)))), loop)
+    return None if run.error is None else Scenario(pauses=loop.paused)
 
-    Args:
-        stock: What came where nothing went wrong.
-        again: What came of it another time: what is not the same says nothing.
-    """
 
-    def __init__(self, stock: SeeingLoop, again: SeeingLoop) -> None:
-        self.found: list[Turn] = []
-        self._leave_out = stock.unsteady(again)
-        self._sights = {stock.sight(self._leave_out)}
-        self._lengths = {stock.length}
-        self._moments = {point: moment for moment, point in stock.moments.items()}
+def _make_small(moments: frozenset[Moment], failed: Scenario, look: Attempt) -> Scenario:
+    """Return a scenario that still fails with as few of these pauses as can be."""
+    for each in sorted(moments):
+        fewer = _fails(moments - {each}, look)
+        if fewer is not None:
+            return _make_small(moments - {each}, fewer, look)
+    return failed
 
-    def add(self, single: Scenario, attempt: Attempt) -> None:
-        """Try a pause; keep it if it led somewhere else."""
-        (pause,) = single.pauses
-        loop = SeeingLoop(pauses=single.pauses)
-        run = attempt(single, loop)
-        sight = loop.sight(self._leave_out)
-        if sight in self._sights:
-            return
-        self.found.append(
-            Turn(
-                pause=pause,
-                moment=self._moments[pause],
-                points=run.extent.points,
-                moments=loop.moments,
-                longer=loop.length not in self._lengths,
-            )
-        )
-        self._sights.add(sight)
-        self._lengths.add(loop.length)
+
+def _paused_at(scenario: Scenario) -> SimLoop:
+    return SimLoop(pauses=scenario.pauses, record=False)
+
+
+def _length(loop: SimLoop) -> tuple[int, float]:
+    """Return what differs where a run took another path, most often."""
+    return loop.steps, loop.time()

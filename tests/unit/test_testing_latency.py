@@ -100,8 +100,8 @@ def test_a_bare_step_is_not_slow() -> None:
     check_that_a_bare_step_is_not_slow()
 
 
-def test_the_check_catches_a_loop_on_which_everything_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LatencyLoop, "may_be_slow", lambda *_: True)
+def test_the_check_catches_a_loop_on_which_everything_may_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatencyLoop, "may_pause", lambda *_: True)
     with pytest.raises(AssertionError):
         check_that_a_bare_step_is_not_slow()
 

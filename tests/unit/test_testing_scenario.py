@@ -52,12 +52,11 @@ def test_the_simplest_draw_is_the_sweep() -> None:
     first()
     assert drawn == [
         Sweep(
-            pauses=True,
+            pauses=3,
             faults=(LOST, fault("mail.send", OSError)),
             crashes=True,
             duplicates=True,
             jumps=True,
-            pairs=True,
         )
     ]
 
@@ -87,7 +86,7 @@ def test_a_sweep_holds_every_single_thing_once_up_to_its_cap(sweep: Sweep, exten
 
 
 def test_a_capped_sweep_samples_evenly() -> None:
-    singles = Sweep(pauses=True, crashes=True, most=10).singles(Extent(points=100, steps=100))
+    singles = Sweep(pauses=1, crashes=True, most=10).singles(Extent(points=100, steps=100))
     assert [each.crashes for each in singles[:5]] == [(0,), (20,), (40,), (60,), (80,)]
     assert [each.pauses for each in singles[5:]] == [(0,), (20,), (40,), (60,), (80,)]
 
@@ -101,7 +100,7 @@ def test_scenarios_say_how_big_they_are() -> None:
 
 
 def test_kinds_are_named_as_the_coverage_counters_name_them() -> None:
-    assert Sweep(pauses=True, faults=(LOST,), jumps=True).kinds == (
+    assert Sweep(pauses=1, faults=(LOST,), jumps=True).kinds == (
         "pause",
         "jump",
         "fault('card.charge', TimeoutError, after=True)",

@@ -449,7 +449,7 @@ def test_what_cannot_be_replayed_is_refused(scenario: Any, inputs: dict[str, Any
 
 def test_a_sweep_can_be_given_by_hand() -> None:
     with pytest.raises(AssertionError, match="lost"):
-        simulated_of(lost_update(scenarios())).check(Sweep(pauses=True), {})
+        simulated_of(lost_update(scenarios())).check(Sweep(pauses=1), {})
 
 
 def test_errors_say_what_to_do() -> None:

@@ -1,9 +1,7 @@
-"""A sweep tries nothing, every single thing, and second pauses behind those that led somewhere else, up to its cap."""
+"""A sweep tries nothing, every single thing, second pauses behind those that led elsewhere, and crowds, as it may."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 
 from asyncsandbox.testing import Scenario, Simulation, Sweep
-from asyncsandbox.testing.scenario import Turn
-from asyncsandbox.testing.seeing import SeeingLoop
+from asyncsandbox.testing.moments import MomentLoop
+from asyncsandbox.testing.scenario import Extent
 from asyncsandbox.testing.simulated import Simulated
 
 
@@ -40,7 +38,7 @@ class Races:
             await turns(1)
             balance = before + 1
 
-        await asyncio.gather(deposit(0), deposit(5))
+        await asyncio.gather(deposit(0), deposit(2))
         self.lost += balance != 2
 
     async def run(self) -> None:
@@ -73,92 +71,164 @@ async def one_race(_sim: Simulation) -> None:
     await Races(1).run()
 
 
+async def try_again(_sim: Simulation) -> None:
+    """Lose an update only if the second try is disturbed, too."""
+    balance = version = 0
+
+    async def deposit(delay: int) -> None:
+        nonlocal balance, version
+        await turns(delay)
+        for is_last in (False, True):
+            before, seen = balance, version
+            await turns(1)
+            if is_last or version == seen:
+                balance, version = before + 1, version + 1
+                return
+            await asyncio.sleep(1)
+
+    async def late() -> None:
+        await asyncio.sleep(1)
+        await deposit(3)
+
+    await asyncio.gather(deposit(0), deposit(4), late(), turns(6))
+    assert balance == 3, "no deposit is lost"
+
+
 # ---------------------------------------------------------------- the order
 
 
-def test_two_races_that_each_leave_no_trace_are_found_together() -> None:
-    tried, simulated, error = swept(Sweep(pauses=True, pairs=True), two_races)
-    assert str(error).startswith("one of them holds")
+def test_first_every_single_thing_then_second_pauses_behind_those_that_led_elsewhere() -> None:
+    tried, simulated, error = swept(Sweep(pauses=2), try_again)
+    assert str(error).startswith("no deposit is lost")
     assert simulated.report is not None
     assert len(simulated.report.scenario.pauses) == 2
     singles = [scenario for scenario in tried if scenario.size == 1]
-    assert tried[:2] == [Scenario(), Scenario()]
-    assert tried[2 : 2 + len(singles)] == singles
-    assert simulated.runs < 2 + len(singles) + 20, "two that both lead elsewhere come first"
+    assert tried[: 1 + len(singles)] == [Scenario(), *singles]
+    behind = {scenario.pauses[0] for scenario in tried if scenario.size == 2}
+    assert len(behind) < len(singles) / 2
 
 
-@contextmanager
-def variant(method: str, broken: Callable[..., Any]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SeeingLoop, method, broken)
-        yield
-
-
-def test_they_are_not_found_by_one_who_counts_steps_only() -> None:
-    with variant("sight", lambda loop, *_: hash(loop.length)):
-        assert swept(Sweep(pauses=True, pairs=True), two_races)[2] is None
-
-
-numbers = count()
-
-
-async def counted_races(sim: Simulation) -> None:
-    number = next(numbers)  # another one in every run
-    await two_races(sim)
-    assert number >= 0
-
-
-def test_a_value_that_is_never_the_same_hides_nothing() -> None:
-    assert swept(Sweep(pauses=True, pairs=True, most=150), counted_races)[2] is not None
-    with variant("unsteady", lambda *_: set()):
-        assert swept(Sweep(pauses=True, pairs=True, most=150), counted_races)[2] is None
-
-
-def test_without_pairs_it_runs_once_more_than_there_are_single_ones() -> None:
-    tried, _, error = swept(Sweep(pauses=True), two_races)
+def test_with_one_pause_at_a_time_it_runs_once_more_than_there_are_single_ones() -> None:
+    tried, _, error = swept(Sweep(pauses=1), two_races)
     assert error is None
     assert [scenario.size for scenario in tried] == [0] + [1] * (len(tried) - 1)
+    assert swept(Sweep(pauses=1), try_again)[2] is None
 
 
-@given(st.integers(0, 120))
+@given(st.integers(0, 200))
 def test_the_cap_holds(most: int) -> None:
-    tried, _, error = swept(Sweep(pauses=True, pairs=True, most=most), one_race)
+    tried, _, error = swept(Sweep(pauses=3, most=most), one_race)
     assert error is None
-    assert len(tried) <= most + 2
-    assert len(set(tried)) >= len(tried) - 1
+    assert len(tried) <= most + 1
 
 
-def test_no_room_for_second_pauses_is_no_reason_to_look() -> None:
-    tried, _, _ = swept(Sweep(pauses=True, pairs=True, most=5), one_race)
-    assert [scenario.size for scenario in tried] == [0, 1, 1, 1, 1, 1]
-
-
-def test_a_discarded_pair_does_not_end_the_sweep() -> None:
+def test_a_discarded_scenario_does_not_end_the_sweep() -> None:
     async def body(sim: Simulation) -> None:
         await Races(1).run()
-        if len(sim.scenario.pauses) > 1:
+        if sim.scenario.size % 2:
             raise UnsatisfiedAssumption
 
-    tried, _, error = swept(Sweep(pauses=True, pairs=True), body)
+    tried, _, error = swept(Sweep(pauses=3), body)
     assert error is None
-    assert sum(scenario.size == 2 for scenario in tried) > 5
-
-
-# ---------------------------------------------------------------- second pauses
-
-
-def turn(pause: int, **fields: Any) -> Turn:
-    return Turn(**{"pause": pause, "moment": ("a", pause), "points": 4, "moments": {}, **fields})
+    assert sum(scenario.size == 3 for scenario in tried) > 5
 
 
 @pytest.mark.parametrize(("tried", "pairs"), [(0, 3), (398, 2), (400, 0), (500, 0)])
 def test_second_pauses_take_the_room_that_single_ones_left(tried: int, pairs: int) -> None:
-    doubles = Sweep(pauses=True, pairs=True).seconds([turn(1), turn(2)], tried)
+    turned = [(Scenario(pauses=(1,)), Extent(points=4)), (Scenario(pauses=(2,)), Extent(points=4))]
+    doubles = Sweep(pauses=2).seconds(turned, tried)
     assert len(set(doubles)) == len(doubles) == pairs
     assert set(doubles) <= {Scenario(pauses=(1, 2)), Scenario(pauses=(1, 3)), Scenario(pauses=(2, 3))}
 
 
-def test_first_both_that_led_elsewhere_then_those_that_took_other_steps_then_the_rest() -> None:
-    found = [turn(0, moments={("a", 2): 3, ("a", 1): 0}), turn(1), turn(2, longer=True)]
-    doubles = [double.pauses for double in Sweep(pauses=True, pairs=True).seconds(found, 0)]
-    assert doubles == [(0, 3), (2, 3), (0, 1), (0, 2), (1, 2), (1, 3)]
+# ---------------------------------------------------------------- crowds
+
+
+def test_two_races_of_which_neither_shows_are_found_by_a_crowd_that_is_made_small() -> None:
+    tried, simulated, error = swept(Sweep(pauses=3), two_races)
+    assert str(error).startswith("one of them holds")
+    assert simulated.report is not None
+    assert len(simulated.report.scenario.pauses) == 2
+    assert any(len(scenario.pauses) == 3 for scenario in tried)
+    assert error is not None
+    assert repr(simulated.report.scenario) in "\n".join(error.__notes__)
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize("broken", ["no crowds", "by number"])
+def test_they_are_not_found_without_crowds_nor_by_pauses_that_move(broken: str) -> None:
+    """A pause moves the decision points behind it: the same two numbers are not the same two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        if broken == "no crowds":
+            patch.setattr(Sweep, "crowds", lambda *_: ())
+        else:
+            patch.setattr(MomentLoop, "may_pause", by_number)
+        assert swept(Sweep(pauses=3), two_races)[2] is None
+
+
+def by_number(loop: MomentLoop, _handle: Any) -> bool:
+    moment = ("point", loop.points - 1)
+    if moment in loop._at:
+        loop.paused = (*loop.paused, loop.points - 1)
+        return True
+    loop.places.setdefault(moment, []).append(moment)
+    return False
+
+
+def late(*wanted: str) -> Callable[[Simulation], Any]:
+    """Return a test that fails where all of these come after the last one."""
+
+    async def body(_sim: Simulation) -> None:
+        seen: list[str] = []
+
+        async def work(name: str, steps: int) -> None:
+            await turns(steps)
+            seen.append(name)
+
+        await asyncio.gather(*(work(name, 2) for name in "abc"), work("last", 6))
+        assert not set(wanted) <= set(seen[seen.index("last") :]), "all of them were late"
+
+    return body
+
+
+@pytest.mark.parametrize("wanted", ["ab", "abc"])
+def test_a_crowd_is_made_as_small_as_it_can_be(wanted: str) -> None:
+    _, simulated, error = swept(Sweep(pauses=5), late(*wanted))
+    assert error is not None
+    assert simulated.report is not None
+    assert simulated.report.scenario.size == len(wanted)
+
+
+def test_a_crowd_that_fails_only_while_it_is_looked_at_is_no_failure() -> None:
+    calls = 0
+
+    async def body(sim: Simulation) -> None:
+        nonlocal calls
+        calls += 1
+        await Races(1).run()
+        assert sim.scenario.pauses != (0, 1, 2), "only a crowd is called so"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sweep, "seconds", lambda *_: ())
+        assert swept(Sweep(pauses=3), body)[2] is None
+    assert calls > 100
+
+
+PLACES = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), max_size=9)
+
+
+@given(PLACES, st.integers(2, 4), st.integers(0, 50), st.integers(0, 60))
+def test_crowds_are_the_same_every_time_and_within_the_room(
+    places: list[list[int]], pauses: int, most: int, tried: int
+) -> None:
+    sweep = Sweep(pauses=pauses, most=most)
+    crowds = list(sweep.crowds(places, tried))
+    assert crowds == list(sweep.crowds(places, tried))
+    assert len(crowds) == min(max(most - tried, 0), 3 * sum(map(len, places)))
+    assert all(1 <= len(crowd) <= pauses for crowd in crowds)
+    assert all(any(each in place for place in places) for crowd in crowds for each in crowd)
+
+
+def test_a_place_that_is_passed_often_is_as_likely_as_any_other() -> None:
+    crowds = list(Sweep(pauses=2).crowds([list(range(100)), [100], [101]], 0))
+    assert 0.3 < sum(100 in crowd for crowd in crowds) / len(crowds) < 0.8
