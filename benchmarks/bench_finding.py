@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from planted import HELD_OUT, LOOKED_AT, Bugs, Program, generated, planted, require, silent, turns
+from planted import HELD_OUT, LOOKED_AT, NEW, Bugs, Program, generated, planted, require, silent, turns
 
 from asyncsandbox.testing import Simulation, Sweep, scenarios, simulate
 from asyncsandbox.testing.loop import SimLoop
@@ -23,7 +23,7 @@ from asyncsandbox.testing.simulated import simulated_of
 
 GENERATED = 120
 SILENT = 30
-SEEDS = {"looked at": (LOOKED_AT, 1), "held out": (HELD_OUT, 2)}
+SEEDS = {"looked at": (LOOKED_AT, 1), "held out": (HELD_OUT, 2), "new": (NEW, 3)}
 PEER_RUNS = 2_000
 PEER_SEEDS = 10
 ROUNDS = 5
@@ -137,8 +137,8 @@ def hypothesis_share() -> tuple[float, float, float]:
         SimLoop().run(schedule())
         return 1
 
-    strategies = (st.just(Sweep(pauses=1)), st.just(Sweep(pauses=3)), scenarios())
-    ways = (raw, *map(through, strategies))
+    sources = (st.just(Sweep(pauses=1)), st.just(Sweep(pauses=3)), scenarios())
+    ways = (raw, *map(through, sources))
     rates = [[rate(way) for way in ways] for _ in range(ROUNDS)]
     alone, swept, paired, drawn = (max(each) for each in zip(*rates, strict=True))
     return swept / alone, paired / alone, drawn / alone

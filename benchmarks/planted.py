@@ -2,8 +2,9 @@
 
 `planted` and `generated` give one race each. `silent` gives two in one program that must both happen for it to fail,
 and neither of which changes how many steps anything takes. Of these, the kinds in `LOOKED_AT` were looked at while the
-search was written, and those in `HELD_OUT` were not. All pairs of pauses were tried on the programs of the benchmark:
-each has a pair that makes it fail, and no single pause does.
+search was written; those in `HELD_OUT` were run once before it had its last form, and those in `NEW` were written after
+that. All pairs of pauses were tried on the programs of the benchmark: each has a pair that makes it fail, and no single
+pause does.
 """
 
 import asyncio
@@ -323,9 +324,69 @@ async def lock_gap(start: int, gap: int) -> bool:
     return count != 2
 
 
+async def early_ready(start: int, gap: int) -> bool:
+    """Say that something is ready a moment before it is."""
+    ready = False
+    value = 0
+    got = 7
+
+    async def produce() -> None:
+        nonlocal ready, value
+        await turns(start)
+        ready = True
+        await turns(1)
+        value = 7
+
+    async def consume() -> None:
+        nonlocal got
+        await turns(start + gap)
+        got = value if ready else 7
+
+    await asyncio.gather(produce(), consume())
+    return got != 7
+
+
+async def phantom_sum(start: int, gap: int) -> bool:
+    """Add up two accounts while money is on its way between them."""
+    accounts = [1, 0]
+    total = 0
+
+    async def move() -> None:
+        await turns(start)
+        accounts[0] -= 1
+        await turns(1)
+        accounts[1] += 1
+
+    async def audit() -> None:
+        nonlocal total
+        await turns(start + gap)
+        total += accounts[0]
+        await turns(1)
+        total += accounts[1]
+
+    await asyncio.gather(move(), audit())
+    return total != 1
+
+
+async def over_booked(start: int, gap: int) -> bool:
+    """Give the last seat away twice."""
+    free = 1
+
+    async def book(delay: int) -> None:
+        nonlocal free
+        await turns(delay)
+        is_free = free > 0
+        await turns(1)
+        free -= is_free
+
+    await asyncio.gather(book(start), book(start + gap))
+    return free < 0
+
+
 Race = Callable[[int, int], Awaitable[bool]]
 LOOKED_AT: tuple[Race, ...] = (lost_update, double_charge, torn_read)
 HELD_OUT: tuple[Race, ...] = (late_use, wrong_order, stale_cache, lock_gap)
+NEW: tuple[Race, ...] = (early_ready, phantom_sum, over_booked)
 
 
 @dataclass(frozen=True)

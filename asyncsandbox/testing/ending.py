@@ -23,8 +23,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from .errors import DeadlockError, LivelockError
-from .lanes import SimTask, name_of
+from .lanes import SimTask, name_of, place_of
 from .patches import Patches
+from .trace import place_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -44,6 +45,12 @@ def all_unfinished_tasks(loop: SimLoop) -> list[asyncio.Task[Any]]:
     """Return the living tasks of a loop, oldest first, also those it was not asked to make; slower."""
     living = [task for task in asyncio.all_tasks(loop) if not _is_dead(task)]
     return sorted(living, key=lambda task: getattr(task, "number", 0))
+
+
+def places_of_tasks(loop: SimLoop, verb: str) -> tuple[str, ...]:
+    """Return where each living task is, for people."""
+    tasks = all_unfinished_tasks(loop)
+    return tuple(f"{name_of(task)} {verb} {place_name(*place_of(task.get_coro()))}" for task in tasks)
 
 
 def _is_dead(task: asyncio.Task[Any]) -> bool:

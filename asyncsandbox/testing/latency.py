@@ -3,7 +3,6 @@
 Those are the answers of timers, executor jobs, databases and actions. A pause anywhere else, such as at a bare
 ``sleep(0)``, is passed over: on a real loop the task goes on in the next round.
 
->>> from asyncsandbox.testing.loop import SimLoop
 >>> async def main() -> str:
 ...     order: list[str] = []
 ...     async def append(name: str) -> None:
@@ -21,9 +20,9 @@ import asyncio
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
-from .choosing import ChoosyLoop
 from .jobs import Job
 from .lanes import lane_of
+from .loop import SimLoop
 from .queues import SimTimer
 from .simulation import Simulation
 from .sqlite import StatementQueue
@@ -41,14 +40,14 @@ Ts = TypeVarTuple("Ts")
 _ON_THE_WAY = Simulation.travel.__code__
 
 
-class LatencyLoop(ChoosyLoop):
+class LatencyLoop(SimLoop):
     """A `SimLoop` on which pauses are latency; it keeps no trace.
 
     Concurrency: belongs to the thread that made it. Cancellation: as on any loop.
     """
 
     def __init__(self, *, pauses: Iterable[int] = ()) -> None:
-        super().__init__(pauses=pauses)
+        super().__init__(pauses=pauses, record=False)
         self._answering = False
         self._answers: dict[int, asyncio.Handle] = {}  # by id; kept, so that no id comes twice
 

@@ -21,13 +21,13 @@ import threading
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast
 
-from .ending import all_unfinished_tasks, let_go, note_unhandled, wind_down
+from .ending import let_go, note_unhandled, places_of_tasks, wind_down
 from .errors import DeadlockError, EscapedError, LivelockError
 from .incarnation import Graveyard, Incarnation, WeakList, current_incarnation, incarnation_of
 from .jobs import Job
 from .lanes import NOWHERE, SimTask, label_of, lane_of, make_task, name_of, place_here, place_of
 from .queues import Holds, SimHandle, SimTimer, Timers
-from .trace import StepKind, Trace, place_name
+from .trace import StepKind, Trace
 from .walls import add_loop_walls
 
 if TYPE_CHECKING:
@@ -163,6 +163,10 @@ class SimLoop(asyncio.BaseEventLoop):
             task = asyncio.current_task(self)
             label = "" if task is None else name_of(task)
             self.trace.append(kind, at=self._now, task=label, note=note, place=place_here(sys._getframe(1)))
+
+    def may_pause(self, _handle: AnyHandle) -> bool:
+        """Return whether to make a pause that is due at the latest decision point."""
+        return True
 
     def jump(self, seconds: float) -> None:
         """Set the time of day forward or back; timers and the monotonic clock do not notice."""
@@ -310,7 +314,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 if ready:
                     point = self.points
                     self.points = point + 1
-                    if point in pauses:
+                    if point in pauses and self.may_pause(handle):
                         holds.hold(handle, self.steps)
                         self._write(handle, StepKind.PAUSED, point)
                         continue
@@ -319,7 +323,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def _step(self, handle: AnyHandle, point: int | None) -> None:
         if self.steps >= self._limit:
             self._ready.appendleft(handle)  # it goes on when it is cancelled
-            raise LivelockError(self.steps, self._places("at"))
+            raise LivelockError(self.steps, places_of_tasks(self, "at"))
         self.steps += 1
         callback = handle._callback
         if self._record:
@@ -350,7 +354,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if not ready:
             next_at = timers.next_at
             if next_at is None:
-                raise DeadlockError(self._places("waits at"))
+                raise DeadlockError(places_of_tasks(self, "waits at"))
             self._now = max(self._now, next_at)
             self._limit = min(self._max_steps, self.steps + self.patience)
             ready.extend(timers.pop_due(self._now))
@@ -392,7 +396,3 @@ class SimLoop(asyncio.BaseEventLoop):
         incarnation = current_incarnation()
         if not self._over and (incarnation is None or incarnation.alive):
             self.call_soon(self.create_task, generator.aclose())
-
-    def _places(self, verb: str) -> tuple[str, ...]:
-        tasks = all_unfinished_tasks(self)
-        return tuple(f"{name_of(task)} {verb} {place_name(*place_of(task.get_coro()))}" for task in tasks)

@@ -4,7 +4,6 @@ Two pauses that each do something by themselves do so together only if the secon
 same task.
 
 >>> import asyncio
->>> from asyncsandbox.testing.loop import SimLoop
 >>> async def main() -> str:
 ...     order: list[str] = []
 ...     async def append(name: str) -> None:
@@ -30,8 +29,8 @@ from __future__ import annotations
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .choosing import ChoosyLoop
 from .lanes import SimTask, is_users, label_of, lane_of
+from .loop import SimLoop
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -44,7 +43,7 @@ Moment: TypeAlias = tuple[str, int]
 """A step of a lane: its name, and how many steps it had taken before."""
 
 
-class MomentLoop(ChoosyLoop):
+class MomentLoop(SimLoop):
     """A `SimLoop` that pauses at moments; it keeps no trace.
 
     Args:
@@ -53,30 +52,35 @@ class MomentLoop(ChoosyLoop):
     Attributes:
         paused: The decision points at which it paused. With these, any other loop runs the same way.
         places: The moments at each place of the program at which a lane waited when there was something to decide.
+            Noted only without ``at``.
 
     Concurrency: belongs to the thread that made it. Cancellation: as on any loop.
     """
 
     def __init__(self, *, at: Collection[Moment] = ()) -> None:
-        super().__init__()
+        super().__init__(record=False)
         self._pauses = _Every()
         self._healed = False
-        self._at = at
+        self._noting = not at
+        self._at = set(at)
         self._taken: dict[str, int] = {}
         self.paused: tuple[int, ...] = ()
         self.places: dict[object, list[Moment]] = {}
 
     def may_pause(self, handle: AnyHandle) -> bool:
-        """Return whether it is the moment to; note where it was asked."""
-        if self._healed:
+        """Return whether it is the moment to; where there is none to wait for, note where it was asked."""
+        if self._healed or not (self._at or self._noting):
             return False
-        label = label_of(handle)
+        lane = lane_of(handle)
+        label = lane.label if type(lane) is SimTask else label_of(handle)
         moment = label, self._taken.get(label, 0)
-        if moment in self._at:
-            self.paused = (*self.paused, self.points - 1)
-            return True
-        self.places.setdefault(_place_of(lane_of(handle), label), []).append(moment)
-        return False
+        if self._noting:
+            self.places.setdefault(_place_of(lane, label), []).append(moment)
+        if moment not in self._at:
+            return False
+        self._at.remove(moment)  # it goes on at the same one
+        self.paused = (*self.paused, self.points - 1)
+        return True
 
     def heal(self) -> None:
         """End the pauses, those that hold something back now and those to come."""
@@ -84,20 +88,17 @@ class MomentLoop(ChoosyLoop):
         super().heal()
 
     def _step(self, handle: AnyHandle, point: int | None) -> None:
-        label = label_of(handle)
+        lane = lane_of(handle)
+        label = lane.label if type(lane) is SimTask else label_of(handle)
         self._taken[label] = self._taken.get(label, 0) + 1
         super()._step(handle, point)
 
 
 class _Every(set[int]):
-    """Every decision point but the one that was passed over last."""
+    """Every decision point."""
 
     def __contains__(self, point: object) -> bool:
-        return not super().__contains__(point)
-
-    def discard(self, point: Any) -> None:
-        self.clear()
-        self.add(point)
+        return True
 
 
 def _place_of(lane: object, label: str) -> object:

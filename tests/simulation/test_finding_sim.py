@@ -65,3 +65,10 @@ def test_two_races_that_show_nothing_of_themselves_are_found(finding: ModuleType
     found = finding.find(finding.Bugs().two_races, examples=1)
     assert found.runs <= 100
     assert found.size == 2
+
+
+@pytest.mark.parametrize(("name", "most"), [("looked at", 5), ("held out", 5), ("new", 5)])
+def test_most_silent_races_are_found_by_a_sweep(finding: ModuleType, name: str, most: int) -> None:
+    founds = [finding.find(program, examples=1) for program in finding.silent(*finding.SEEDS[name], 10)]
+    assert founds.count(None) <= most
+    assert all(found.size == 2 for found in founds if found)

@@ -426,6 +426,24 @@ def test_one_pause_finds_the_lost_update_that_stock_order_hides():
     assert found
 
 
+class Choosy(SimLoop):
+    """Makes the pauses at some points, and passes over the others."""
+
+    def __init__(self, pauses: list[int], wanted: set[int]) -> None:
+        super().__init__(pauses=pauses)
+        self.wanted = wanted
+
+    def may_pause(self, _handle: Any) -> bool:
+        return self.points - 1 in self.wanted
+
+
+@given(programs, st.lists(st.integers(0, 60), max_size=4), st.sets(st.integers(0, 60)))
+def test_a_pause_that_is_passed_over_was_never_there(body, pauses, wanted):
+    choosy, plain = Choosy(pauses, wanted), SimLoop(pauses=wanted & set(pauses))
+    assert outcome_of(choosy.run, body) == outcome_of(plain.run, body)
+    assert choosy.trace.digest() == plain.trace.digest()
+
+
 def test_a_pause_lasts_until_everything_else_is_idle():
     async def main() -> list[str]:
         seen: list[str] = []

@@ -10,12 +10,12 @@ from runtimes import must_catch
 from asyncsandbox.testing.loop import SimLoop
 from asyncsandbox.testing.moments import Moment, MomentLoop
 
-PLANS = st.lists(st.lists(st.sampled_from("yyslj"), max_size=5), min_size=1, max_size=5)
+PLANS = st.lists(st.lists(st.sampled_from("yysljtm"), max_size=5), min_size=1, max_size=5)
 PICKS = st.lists(st.integers(0, 60), max_size=4)
 
 
 async def program(plan: list[list[str]]) -> list[tuple[int, str, float]]:
-    """Run a task for each list of letters: yield, sleep, lock, or have a job done."""
+    """Run a task for each list of letters: yield, sleep, lock, have a job done, set timers, call a method twice."""
     log: list[tuple[int, str, float]] = []
     lock = asyncio.Lock()
     loop = asyncio.get_running_loop()
@@ -30,6 +30,12 @@ async def program(plan: list[list[str]]) -> list[tuple[int, str, float]]:
                         await asyncio.sleep(0)
                 case "j":
                     await asyncio.to_thread(int)
+                case "t":
+                    loop.call_later(0, log.append, (name, "timer", loop.time()))
+                    await asyncio.sleep(0)
+                case "m":
+                    for _ in range(2):
+                        loop.call_soon(log.append, (name, "method", loop.time()))
                 case _:
                     await asyncio.sleep(0)
             log.append((name, letter, loop.time()))
