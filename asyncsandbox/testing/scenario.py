@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 MAX_JUMP_SECONDS = 86_400
 _NEAR = 40
+_CROWDS = 10  # in one example
+_SELDOM = 5  # so many other examples to one of crowds
 _CALLS = 5
 
 
@@ -179,8 +181,8 @@ class Extent:
 class Sweep:
     """Every scenario in which at most one thing goes wrong. `scenarios` draws it first; shrinking comes back to it.
 
-    With more than one pause at a time there is more to try, as far as there is room: a second pause behind each that
-    made the run longer or shorter, then as many at once as there may be, wherever.
+    With more than one pause at a time a second one follows behind each that made the run longer or shorter, as far as
+    there is room. A sweep with ``crowds`` tries other things: as many pauses at once as there may be, wherever.
 
     Attributes:
         pauses: How many pauses there may be at once; 1 for every single one and no more.
@@ -189,6 +191,7 @@ class Sweep:
         duplicates: Whether to let every call from the test to the app arrive twice.
         jumps: Whether to let the clock jump by a day, forward and back.
         most: How many scenarios at most; crashes and pauses beyond it are sampled evenly.
+        crowds: Which crowds of pauses to try, and nothing else; 0 for none.
     """
 
     pauses: int = 0
@@ -197,6 +200,7 @@ class Sweep:
     duplicates: bool = False
     jumps: bool = False
     most: int = 400
+    crowds: int = 0
 
     def __repr__(self) -> str:
         named = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
@@ -250,23 +254,21 @@ class Sweep:
         ]
         return tuple(_sample(pairs, self.most - tried))
 
-    def crowds(self, places: Iterable[Sequence[T]], tried: int) -> Iterator[frozenset[T]]:
-        """Give moments to pause at, as many at once as there may be, as often as ``tried`` ones leave room for.
+    def draw_crowds(self, places: Iterable[Sequence[T]]) -> Iterator[frozenset[T]]:
+        """Give moments to pause at, as many at once as there may be.
 
-        A place that is passed often is as likely as one that is passed once: it is seldom the loop that is wrong. There
-        are at most three crowds for each moment.
+        A place that is passed often is as likely as one that is passed once: it is seldom the loop that is wrong.
 
         Args:
             places: The moments at each place of the program.
-            tried: How many scenarios were tried before.
 
         Example:
-            >>> sorted(next(Sweep(pauses=2).crowds([[0, 1, 2, 3], [4], [5]], 0)))
-            [2, 4]
+            >>> sorted(next(Sweep(pauses=2, crowds=1).draw_crowds([[0, 1, 2, 3], [4], [5]])))
+            [0, 4]
         """
-        chance = random.Random(0)  # noqa: S311 - any numbers will do, as long as they are the same ones every time
+        chance = random.Random(self.crowds)  # noqa: S311 - it keeps no secrets
         groups = list(places)
-        for _ in range(min(self.most - tried, 3 * sum(map(len, groups)))):
+        for _ in range(min(self.most, _CROWDS) if groups else 0):
             yield frozenset(chance.choice(chance.choice(groups)) for _ in range(self.pauses))
 
 
@@ -323,7 +325,9 @@ def scenarios(  # noqa: PLR0913 - one keyword per kind of trouble
         duplicates=_few(calls, duplicates).map(_ordered),
         jumps=_few(st.builds(Jump, moments, st.integers(-MAX_JUMP_SECONDS, MAX_JUMP_SECONDS)), jumps),
     )
-    return drawn.map(lambda scenario: scenario or everything)
+    swept = drawn.map(lambda scenario: scenario or everything)
+    crowds = st.integers(1, 2**16).map(lambda seed: Sweep(pauses, most=sweep, crowds=seed))
+    return st.one_of(*[swept] * _SELDOM, crowds) if pauses > 1 else swept
 
 
 def _few(element: SearchStrategy[T], most: int) -> SearchStrategy[tuple[T, ...]]:

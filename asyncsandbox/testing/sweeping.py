@@ -1,8 +1,7 @@
-"""How a sweep goes: nothing goes wrong, every single thing does, then several pauses at once, as far as there is room.
+"""How a sweep goes: nothing goes wrong, every single thing does, then second pauses where the first led elsewhere.
 
-First comes a second pause behind those that made the run longer or shorter, then crowds: as many as there may be,
-wherever. It promises that equal sweeps of the same test try the same scenarios in the same order, and that the first
-failure ends it; that of a crowd is made small first, which takes more runs than the sweep allows.
+Or crowds: many pauses at once, wherever. Equal sweeps of the same test try the same scenarios in the same order, and
+the first failure ends them; that of a crowd is made small first, which takes more runs than the sweep allows.
 """
 
 from __future__ import annotations
@@ -41,7 +40,10 @@ def sweep(what: Sweep, attempt: Attempt, look: Attempt) -> None:
         NothingToRestartError: There shall be crashes and the test started no app.
         Exception: What the first attempt that failed raised.
     """
-    stock = MomentLoop() if what.pauses > 1 else SimLoop(record=False)
+    if what.crowds:
+        _try_crowds(what, attempt, look)
+        return
+    stock = SimLoop(record=False)
     first = attempt(Scenario(), stock)
     if what.crashes and not first.started:
         raise NothingToRestartError
@@ -54,13 +56,16 @@ def sweep(what: Sweep, attempt: Attempt, look: Attempt) -> None:
             if single.pauses:
                 turned.setdefault(_length(loop), (single, extent))
     del turned[_length(stock)]
-    if not isinstance(stock, MomentLoop):
-        return
-    doubles = what.seconds(turned.values(), len(singles))
-    for double in doubles:
+    for double in what.seconds(turned.values(), len(singles)) if what.pauses > 1 else ():
         with suppress(UnsatisfiedAssumption):
             attempt(double, _paused_at(double))
-    for crowd in what.crowds(stock.places.values(), len(singles) + len(doubles)):
+
+
+def _try_crowds(what: Sweep, attempt: Attempt, look: Attempt) -> None:
+    """Pause many steps at once; make a crowd that fails small."""
+    stock = MomentLoop()
+    attempt(Scenario(), stock)
+    for crowd in what.draw_crowds(stock.places.values()):
         with suppress(UnsatisfiedAssumption):
             failed = _fails(crowd, look)
             if failed is not None:

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 
 from asyncsandbox.errors import ConfigurationError
 from asyncsandbox.testing import Fault, Jump, Scenario, Sweep, fault, scenarios
@@ -39,6 +40,13 @@ def test_drawn_scenarios_are_within_their_limits(scenario: Scenario | Sweep) -> 
     assert len(scenario.faults) <= 2
     assert all(each.anywhere in (LOST, fault("mail.send", OSError)) for each in scenario.faults)
     assert max((*scenario.pauses, *scenario.crashes), default=0) <= 200
+
+
+def test_crowds_are_drawn_now_and_then_where_there_may_be_several_pauses() -> None:
+    crowds = find(scenarios(), lambda each: isinstance(each, Sweep) and each.crowds)
+    assert crowds == Sweep(pauses=3, crowds=1)
+    with pytest.raises(NoSuchExample):
+        find(scenarios(pauses=1), lambda each: isinstance(each, Sweep) and each.crowds)
 
 
 def test_the_simplest_draw_is_the_sweep() -> None:
