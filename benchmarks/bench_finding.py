@@ -188,9 +188,7 @@ def run() -> list[Row]:
     programs = generated(GENERATED)
     rows += summary("ours", [find(each) for each in programs], ("1", "", "", "1", "<= 2", "< 0.1"))
     for name, each in sets.items():
-        rows += summary(
-            f"ours, {name}", [find(program, examples=100) for program in each], ("", "", "", "", "<= 2", "")
-        )
+        rows += summary(f"ours, {name}", [find(program, examples=100) for program in each], ("",) * 6)
     names = ("in sweeps", "in sweeps with second pauses", "as drawn")
     for name, share, goal in zip(names, hypothesis_share(), (">= 0.5", "", ""), strict=True):
         rows.append((f"through Hypothesis, x raw loop, {name}", share, goal))
