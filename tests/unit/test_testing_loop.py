@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -595,6 +596,18 @@ def test_failures_nobody_looked_at_are_noted(keep):
     loop = SimLoop()
     loop.run(main())
     assert [type(context["exception"]) for context in loop.unhandled] == [ZeroDivisionError] * 2
+
+
+def test_names_are_those_people_gave():
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(functools.partial(functools.partial(len), ""))
+        asyncio.create_task(asyncio.sleep(60)).set_name("renamed")
+        await asyncio.sleep(1)
+
+    loop = SimLoop()
+    loop.run(main())
+    assert loop.leaked == ("renamed#2",)
+    assert "len" in {step.task for step in loop.trace.steps}
 
 
 def test_interrupts_end_the_run():

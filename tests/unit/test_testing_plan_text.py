@@ -14,6 +14,7 @@ from runtimes import must_catch
 
 from asyncsandbox._core.codec import Canonical, show
 from asyncsandbox._core.planned import ActionKind, PlannedAction
+from asyncsandbox._core.tokens import Token, mark
 from asyncsandbox.components.database import TableChange
 from asyncsandbox.rehearsal import CodeManifest, Plan
 from asyncsandbox.testing import plan_text
@@ -136,6 +137,13 @@ def test_the_check_catches_what_is_not_masked(monkeypatch: pytest.MonkeyPatch) -
 def test_every_line_is_one_that_a_screen_can_show(calls: list[tuple[dict[str, Any], str]]) -> None:
     text = render(plan_of(*(planned(facts, key) for facts, key in calls)))
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_what_is_known_after_apply_says_so() -> None:
+    facts = {"charge": Token("card.charge[1].id"), "text": f"paid by {mark('card.charge[1].id')}", "none": []}
+    text = render(plan_of(planned(facts, references=("card.charge[1].id",))))
+    assert "  needs: card.charge[1].id\n  charge = (known after apply: card.charge[1].id)\n" in text
+    assert '  text = "paid by (known after apply: card.charge[1].id)"\n' in text
 
 
 def test_a_plan_reads_like_a_list() -> None:

@@ -1,6 +1,7 @@
 """What a simulated test holds: an app that survives power cuts, stubs, faults, promises, and a liveness phase."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
@@ -656,6 +657,12 @@ def test_a_run_without_trouble_in_a_world_of_its_own() -> None:
         return "done"
 
     assert run_in_world(lambda _loop: hour()) == "done"
+    gc.disable()
+    try:
+        assert run_in_world(lambda _loop: hour()) == "done"
+        assert not gc.isenabled(), "it was asleep before"
+    finally:
+        gc.enable()
     with pytest.raises(PromiseBrokenError):
         run_in_world(lambda _loop: leave())
 

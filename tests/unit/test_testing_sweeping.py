@@ -108,6 +108,12 @@ def test_first_every_single_thing_then_second_pauses_behind_those_that_led_elsew
     assert len(behind) < len(singles) / 2
 
 
+def test_what_else_may_go_wrong_comes_first() -> None:
+    tried, _, error = swept(Sweep(pauses=2, jumps=True), one_race)
+    assert error is None
+    assert [len(scenario.jumps) for scenario in tried[:4]] == [0, 1, 1, 0]
+
+
 def test_with_one_pause_at_a_time_it_runs_once_more_than_there_are_single_ones() -> None:
     tried, _, error = swept(Sweep(pauses=1), two_races)
     assert error is None
