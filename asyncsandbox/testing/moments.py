@@ -60,7 +60,6 @@ class MomentLoop(SimLoop):
     def __init__(self, *, at: Collection[Moment] = ()) -> None:
         super().__init__(record=False)
         self._pauses = _Every()
-        self._healed = False
         self._noting = not at
         self._at = set(at)
         self._taken: dict[str, int] = {}
@@ -69,7 +68,7 @@ class MomentLoop(SimLoop):
 
     def may_pause(self, handle: AnyHandle) -> bool:
         """Return whether it is the moment to; where there is none to wait for, note where it was asked."""
-        if self._healed or not (self._at or self._noting):
+        if not (self._at or self._noting):
             return False
         lane = lane_of(handle)
         label = lane.label if type(lane) is SimTask else label_of(handle)
@@ -84,13 +83,15 @@ class MomentLoop(SimLoop):
 
     def heal(self) -> None:
         """End the pauses, those that hold something back now and those to come."""
-        self._healed = True
+        self._at.clear()
+        self._noting = False
         super().heal()
 
     def _step(self, handle: AnyHandle, point: int | None) -> None:
-        lane = lane_of(handle)
-        label = lane.label if type(lane) is SimTask else label_of(handle)
-        self._taken[label] = self._taken.get(label, 0) + 1
+        if self._at or self._noting:
+            lane = lane_of(handle)
+            label = lane.label if type(lane) is SimTask else label_of(handle)
+            self._taken[label] = self._taken.get(label, 0) + 1
         super()._step(handle, point)
 
 

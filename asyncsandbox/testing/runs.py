@@ -108,6 +108,7 @@ def run_once(
         except BaseException as raised:  # noqa: BLE001 - skips and failures of pytest are no Exceptions
             error = _nested(raised) or raised
     unhandled = _unhandled(loop, simulation.unfinished or ())
+    simulation.unfinished = None  # the tasks' contexts hold the simulation: let both go now, without the collector
     return Run(
         extent=simulation.extent,
         trace=loop.trace,
