@@ -2,8 +2,8 @@
 
 An oracle on calls that reached the world (at most once per key, nothing in a dry run) belongs into `Oracles.judge`,
 one on attempts that set out for it (within limits) into `Oracles.judge_attempt`, one on what a running sandbox must
-never show into `Oracles.find_wrong`. What must have come true at the end (no acknowledged job is lost) is one more
-promise for `Simulation.finish` to await.
+never show into `Oracles.find_wrong`, one on what must have come true at the end (no acknowledged job is lost) into
+`Oracles.find_lost`.
 
 >>> Oracles([]).find_wrong() is None
 True
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .._core.checks import CheckStatus, Verdict
 from ..sandbox import Sandbox
 from .errors import CrashedError, PromiseBrokenError
+from .world import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -93,6 +94,11 @@ class Oracles:
                     happened = f"{report.verdict} though {', '.join(failed)} failed"
                     return PromiseBrokenError("the verdict is NO-GO while a critical check fails", happened)
         return None
+
+    async def find_lost(self) -> PromiseBrokenError | None:
+        """Return which acknowledged job is lost now that everything has settled, or None."""
+        jobs = self._hosts.jobs if isinstance(self._hosts, Hosts) else None
+        return None if jobs is None else await jobs.find_lost()
 
 
 def _forbidden(box: Sandbox, report: ReadinessReport) -> list[str]:

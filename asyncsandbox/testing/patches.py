@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Patches"]
 
+_NOTHING = object()
+
 
 class Patches:
     """Replacements that end with a block.
@@ -40,13 +42,21 @@ class Patches:
     def __exit__(self, *_exc: object) -> None:
         while self._undo:
             owner, name, original = self._undo.pop()
-            setattr(owner, name, original)
+            if original is _NOTHING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
 
     def set(self, owner: Any, name: str, value: object) -> None:
         """Replace an attribute for everybody, where there is one."""
         if name in vars(owner):
             self._undo.append((owner, name, vars(owner)[name]))
             setattr(owner, name, value)
+
+    def add(self, owner: Any, name: str, value: object) -> None:
+        """Give an attribute to what has none of its own of that name, for everybody."""
+        self._undo.append((owner, name, _NOTHING))
+        setattr(owner, name, value)
 
     def replace(self, owner: Any, name: str, replacement: Callable[..., Any]) -> None:
         """Replace a function or a method, for the one thread."""

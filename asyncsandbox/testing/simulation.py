@@ -273,6 +273,7 @@ class Simulation:
         """
         await self.heal()
         await self._await_promises()
+        self._broken = self._broken or await self._oracles.find_lost()
         await self._lives.close()
         self._check()
 

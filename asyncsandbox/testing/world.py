@@ -37,8 +37,10 @@ from anyio._backends._asyncio import AsyncIOBackend  # anyio's only door to its 
 
 from .._core import context as core_context
 from .._core.runtime import Runtime
+from ..components.worker import WorkerProcess
 from .errors import NestedWorldError
 from .incarnation import current_incarnation
+from .lost_jobs import AcknowledgedJobs, watched_backend
 from .patches import Patches
 from .sqlite import replace_sqlite
 from .walls import refuse_the_world
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from .._core.context import Host
     from .loop import SimLoop
 
-__all__ = ["World", "is_governed", "world"]
+__all__ = ["Hosts", "World", "is_governed", "world"]
 
 EPOCH_SECONDS = 1_735_689_600  # the time of day at which every simulation begins: 2025-01-01 00:00 UTC
 _NODE = 0x5A9DB0C5AFE0  # the network address `uuid1` would otherwise read from the machine
@@ -75,6 +77,7 @@ class World:
 
     def __init__(self) -> None:
         self._patches = Patches()
+        self._hosts = Hosts()
         self._source = random.Random(0)  # noqa: S311 - a simulation keeps no secrets
         self._stack = ExitStack()
 
@@ -90,6 +93,7 @@ class World:
             _replace_anyio_threads(patches, self)
             replace_sqlite(patches, self)
             refuse_the_world(patches, self)
+            patches.add(WorkerProcess, "_backend", watched_backend(self._find_jobs))
             self._stack = stack.pop_all()
         return self
 
@@ -108,13 +112,20 @@ class World:
         self._source.seed(seed)
         random.seed(self._source.getrandbits(64))
         setattr(uuid, "_last_timestamp", None)  # noqa: B010 - in no stub
-        core_context._hosts[loop] = _Hosts()  # noqa: SLF001 - the registry has no other reason to know of power cuts
+        self._hosts = Hosts()
+        core_context._hosts[loop] = self._hosts  # noqa: SLF001 - it has no other reason to know of power cuts
         self._patches.thread = threading.get_ident()
         try:
             yield
         finally:
             self._patches.thread = None
             del core_context._hosts[loop]  # noqa: SLF001 - as above
+
+    def _find_jobs(self) -> AcknowledgedJobs | None:
+        if self._patches.thread != threading.get_ident():
+            return None
+        self._hosts.jobs = self._hosts.jobs or AcknowledgedJobs()
+        return self._hosts.jobs
 
 
 def is_governed() -> bool:
@@ -207,10 +218,17 @@ def _replace_anyio_threads(patches: Patches, world: World) -> None:
     patches.replace(anyio.from_thread, "check_cancelled", lambda: None)
 
 
-class _Hosts(list["Host"]):
-    """The sandboxes running on a loop; the power cut of a life takes its own out and silences them."""
+class Hosts(list["Host"]):
+    """The sandboxes running on a loop; the power cut of a life takes its own out and silences them.
+
+    Attributes:
+        jobs: What workers on that loop acknowledged; None where there were none.
+    """
+
+    jobs: AcknowledgedJobs | None = None
 
     def append(self, host: Host) -> None:
+        """Add one that has begun to run."""
         super().append(host)
         incarnation = current_incarnation()
         if incarnation is not None:

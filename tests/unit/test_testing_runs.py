@@ -4,7 +4,8 @@ import gc
 
 import pytest
 
-from asyncsandbox.testing.runs import _collector_asleep
+from asyncsandbox.testing import Scenario, Simulation
+from asyncsandbox.testing.runs import _collector_asleep, run_once
 
 
 @pytest.mark.parametrize("awake", [True, False])
@@ -14,5 +15,19 @@ def test_the_collector_is_left_as_it_was_found(awake: bool) -> None:
         with _collector_asleep():
             assert not gc.isenabled()
         assert gc.isenabled() is awake
+    finally:
+        gc.enable()
+
+
+def test_a_run_leaves_nothing_to_the_collector() -> None:
+    async def test(_sim: Simulation) -> None:
+        pass
+
+    run_once(test, Scenario(), {})
+    gc.collect()
+    gc.disable()
+    try:
+        run_once(test, Scenario(), {})
+        assert gc.collect() == 0
     finally:
         gc.enable()

@@ -22,7 +22,7 @@ import msgspec
 from .job import JobOptions, JobState, JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from ..._core.clock import Clock
 
@@ -114,6 +114,11 @@ class JobCounts:
 
 class JobBackend(Protocol):
     """Keeps jobs, gives them out in order, and remembers what came of them."""
+
+    @property
+    def home(self) -> Hashable:
+        """What keeps the jobs, equal for backends that share it; None where they die with the process."""
+        ...
 
     def open(self, clock: Clock) -> None:
         """Accept jobs from now on, in the time of this clock."""

@@ -43,6 +43,8 @@ class MemoryBackend:
     nothing.
     """
 
+    home = None
+
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._clock: Clock = SystemClock()
