@@ -12,6 +12,7 @@ from asyncsandbox.components.governor.window import Log
 
 GOVERNOR_CHECKS: dict[str, Check] = {
     "windows": Check(
+        most_examples=120,  # a bug that needs one pause and the right inputs takes some 190 runs
         test=test_governor_sim.test_never_too_many_in_a_window_and_nobody_is_passed_by,
         what=test_governor_sim.PAUSES,
         inputs=test_governor_sim.CALLS,

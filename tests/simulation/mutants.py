@@ -61,9 +61,11 @@ class Check:
     what: SearchStrategy[Scenario | Sweep]
     inputs: Mapping[str, SearchStrategy[Any]] = field(default_factory=dict)
     needs_source: bool = False
+    most_examples: int = _MOST_EXAMPLES
 
-    def hunt(self, folder: Path, *, most_examples: int = _MOST_EXAMPLES) -> Found | None:
+    def hunt(self, folder: Path, *, most_examples: int | None = None) -> Found | None:
         """Run the test until it fails."""
+        most_examples = most_examples or self.most_examples
         logging.disable()  # wrong code says much
         try:
             with test_database_sim.make_source(folder) as source:
