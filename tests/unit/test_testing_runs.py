@@ -23,11 +23,14 @@ def test_a_run_leaves_nothing_to_the_collector() -> None:
     async def test(_sim: Simulation) -> None:
         pass
 
-    run_once(test, Scenario(), {})
-    gc.collect()
-    gc.disable()
-    try:
-        run_once(test, Scenario(), {})
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    def leftover() -> int:
+        gc.collect()
+        gc.disable()
+        try:
+            run_once(test, Scenario(), {})
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    leftover()  # the first one imports
+    assert min(leftover() for _ in range(5)) == 0  # other threads may leave something, but not each time
