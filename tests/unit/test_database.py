@@ -19,7 +19,21 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from database_promises import (
+    ON_POSTGRES,
+    ON_SQLITE,
+    a_source,
+    ask,
+    execute,
+    make_file,
+    manager,
+    ours,
+    quick,
+    read_modify_write,
+    sessions_are_isolated,
+    until,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import ForeignKey, MetaData, StaticPool, event, select, text
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -53,12 +67,6 @@ from asyncsandbox.errors import (
 ISOLATED = ("clone", "rollback")
 EVERY = (*ISOLATED, "none")
 NOBODY = 65534
-# Without shrinking: a broken variant need not be caught by the smallest example.
-quick = settings(
-    phases=set(Phase) - {Phase.shrink, Phase.explain},
-    max_examples=25,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 @pytest.fixture(autouse=True)
@@ -73,20 +81,20 @@ def room(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def place(request, tmp_path):
+    """Give a folder, or the URL of a database of its own."""
+    if not request.node.callspec.params["isolation"].startswith("postgres"):
+        yield tmp_path
+        return
+    with asyncio.Runner() as runner:
+        source = a_source(request.getfixturevalue("postgres_url"))
+        yield runner.run(source.__aenter__())
+        runner.run(source.__aexit__(None, None, None))
+
+
+@pytest.fixture
 def path(tmp_path):
     return make_file(tmp_path / "data" / "app.db")
-
-
-def make_file(path, journal="delete", script="CREATE TABLE c (v INTEGER); INSERT INTO c VALUES (0);"):
-    path.parent.mkdir(exist_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA journal_mode={journal}")
-        connection.executescript(script)
-    return path
-
-
-def manager(path, isolation="auto", **more):
-    return SandboxDatabaseManager(os.fspath(path), settings=DatabaseSettings(isolation=isolation, **more))
 
 
 def digest(path):
@@ -98,34 +106,6 @@ def digest(path):
 def rows(path, query="SELECT v FROM c"):
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
-
-
-async def execute(db, *statements):
-    async with db.get_session() as session:
-        for statement in statements:
-            await session.execute(text(statement))
-        await session.commit()
-
-
-async def ask(db, query="SELECT v FROM c", **options):
-    async with db.get_session(**options) as session:
-        return (await session.execute(text(query))).scalars().all()
-
-
-async def until(condition):
-    for _ in range(5_000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError
-
-
-async def read_modify_write(new_session):
-    async with new_session() as session:
-        value = (await session.execute(text("SELECT v FROM c"))).scalar_one()
-        await asyncio.sleep(0)
-        await session.execute(text("UPDATE c SET v = :v"), {"v": value + 1})
-        await session.commit()
 
 
 # ---------------------------------------------------------------- the owner's snippet, and life
@@ -280,41 +260,8 @@ def test_importing_it_imports_neither_sqlalchemy_nor_aiosqlite():
 # ---------------------------------------------------------------- concurrent sessions never share a transaction
 
 
-@st.composite
-def plans_of_sessions(draw):
-    session = st.tuples(st.integers(1, 9), st.integers(0, 3), st.integers(0, 3), st.booleans())
-    return draw(st.lists(session, min_size=1, max_size=6))
-
-
-async def run_plan(new_session, plan):
-    async def one(delta, before, after, commits):
-        for _ in range(before):
-            await asyncio.sleep(0)
-        async with new_session() as session:
-            await session.execute(text("UPDATE c SET v = v + :d"), {"d": delta})
-            for _ in range(after):
-                await asyncio.sleep(0)
-            await (session.commit() if commits else session.rollback())
-
-    await asyncio.gather(*(one(*step) for step in plan))
-    async with new_session() as session:
-        value = (await session.execute(text("SELECT v FROM c"))).scalar_one()
-    assert value == sum(delta for delta, _, _, commits in plan if commits)
-
-
 @contextlib.asynccontextmanager
-async def ours(isolation, folder):
-    if isolation == "memory":
-        db = SandboxDatabaseManager()
-        await execute(db, "CREATE TABLE c (v INTEGER)", "INSERT INTO c VALUES (0)")
-    else:
-        db = manager(make_file(Path(folder) / "app.db"), isolation)
-    async with db:
-        yield db.get_session
-
-
-@contextlib.asynccontextmanager
-async def stock(_, folder, begin=None, **engine_options):
+async def stock(folder, begin=None, **engine_options):
     engine = create_async_engine(
         "sqlite+aiosqlite:///:memory:" if engine_options else f"sqlite+aiosqlite:///{folder}/s.db"
     )
@@ -330,37 +277,26 @@ async def stock(_, folder, begin=None, **engine_options):
         await engine.dispose()
 
 
-def sessions_are_isolated(make, isolation):
-    @quick
-    @given(plan=plans_of_sessions())
-    def promise(plan):
-        async def main():
-            with tempfile.TemporaryDirectory() as folder:
-                async with make(isolation, folder) as new_session:
-                    await run_plan(new_session, plan)
+@pytest.mark.parametrize("isolation", [*ON_SQLITE, *ON_POSTGRES])
+def test_what_one_session_rolls_back_or_commits_concerns_no_other(isolation, place):
+    @contextlib.asynccontextmanager
+    async def opened():
+        with tempfile.TemporaryDirectory() as folder:
+            async with ours(isolation, place if isinstance(place, str) else folder) as db:
+                yield db.get_session
 
-        asyncio.run(main())
-
-    promise()
-
-
-@pytest.mark.parametrize("isolation", ["memory", *EVERY])
-def test_what_one_session_rolls_back_or_commits_concerns_no_other(isolation):
-    sessions_are_isolated(ours, isolation)
+    sessions_are_isolated(opened, examples=6 if isolation == "postgres clone" else 25)
 
 
 def test_one_connection_for_all_sessions_breaks_that_promise():
-    def static(isolation, folder):
-        return stock(isolation, folder, poolclass=StaticPool)
-
     with pytest.raises(AssertionError):
-        sessions_are_isolated(static, "memory")
+        sessions_are_isolated(lambda: stock(None, poolclass=StaticPool))
 
 
-@pytest.mark.parametrize("isolation", ["memory", *EVERY])
-async def test_a_rollback_elsewhere_loses_no_row(isolation, tmp_path):
-    async with ours(isolation, tmp_path) as new_session:
-        a, b = new_session(), new_session()
+@pytest.mark.parametrize("isolation", [*ON_SQLITE, *ON_POSTGRES])
+async def test_a_rollback_elsewhere_loses_no_row(isolation, place):
+    async with ours(isolation, place) as db:
+        a, b = db.get_session(), db.get_session()
         await a.execute(text("INSERT INTO c VALUES (1)"))
         other = asyncio.create_task(b.execute(text("SELECT 1")))
         await asyncio.sleep(0)
@@ -368,12 +304,11 @@ async def test_a_rollback_elsewhere_loses_no_row(isolation, tmp_path):
         await other
         await b.rollback()
         await asyncio.gather(a.close(), b.close())
-        async with new_session() as session:
-            assert (await session.execute(text("SELECT count(*) FROM c"))).scalar_one() == 2
+        assert await ask(db, "SELECT count(*) FROM c") == [2]
 
 
 async def test_the_stock_engine_in_memory_loses_that_row(tmp_path):
-    async with stock(None, tmp_path, poolclass=StaticPool) as new_session:
+    async with stock(tmp_path, poolclass=StaticPool) as new_session:
         a, b = new_session(), new_session()
         await a.execute(text("INSERT INTO c VALUES (1)"))
         await b.execute(text("SELECT 1"))
@@ -386,17 +321,18 @@ async def test_the_stock_engine_in_memory_loses_that_row(tmp_path):
         await b.close()
 
 
-@pytest.mark.parametrize("isolation", ["memory", *EVERY])
-async def test_twenty_sessions_that_read_and_then_write_lose_no_update(isolation, tmp_path):
-    async with ours(isolation, tmp_path) as new_session:
-        await asyncio.gather(*(read_modify_write(new_session) for _ in range(20)))
-        async with new_session() as session:
-            assert (await session.execute(text("SELECT v FROM c"))).scalar_one() == 20
+@pytest.mark.parametrize("isolation", [*ON_SQLITE, *ON_POSTGRES])
+async def test_twenty_sessions_that_read_and_then_write_lose_no_update(isolation, place):
+    # Where sessions do not take turns, PostgreSQL's own rule holds: who reads in order to write says so.
+    lock = " FOR UPDATE" if isolation in {"postgres clone", "postgres schema", "postgres none"} else ""
+    async with ours(isolation, place) as db:
+        await asyncio.gather(*(read_modify_write(db.get_session, lock) for _ in range(20)))
+        assert await ask(db) == [20]
 
 
 @pytest.mark.parametrize(("begin", "errors", "updates"), [(None, 0, 1), ("BEGIN", 19, 1)])
 async def test_stock_sessions_lose_updates_or_fail(begin, errors, updates, tmp_path):
-    async with stock(None, tmp_path, begin) as new_session:
+    async with stock(tmp_path, begin) as new_session:
         outcome = await asyncio.gather(*(read_modify_write(new_session) for _ in range(20)), return_exceptions=True)
         async with new_session() as session:
             value = (await session.execute(text("SELECT v FROM c"))).scalar_one()
@@ -1027,13 +963,13 @@ async def test_a_directory_that_may_only_be_read_is_enough_for_a_clone(kind, tmp
     ("url", "said"),
     [
         (
-            "postgresql+asyncpg://app:geheim@db:5432/shop?password=geheim",
-            r"^postgresql\+asyncpg://\*\*\*@db:5432/shop: .*SQLite only",
+            "postgresql+psycopg://app:geheim@db:5432/shop?password=geheim",
+            r"^postgresql\+psycopg://\*\*\*@db:5432/shop: .*SQLite and PostgreSQL only, the latter by asyncpg",
         ),
-        ("mysql://db/shop", "^mysql://db/shop: this version works with SQLite only"),
+        ("mysql://db/shop", "^mysql://db/shop: this works with SQLite and PostgreSQL only"),
         ("sqlite:///a.db?mode=ro", r"^sqlite:///a\.db: parameters in the URL"),
         ("sqlite://a.db", "three slashes"),
-        ("://", "SQLite only"),
+        ("://", "SQLite and PostgreSQL only"),
         ("  ", "no path"),
         ("a\0b", "no path"),
     ],

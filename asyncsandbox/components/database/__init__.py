@@ -1,8 +1,8 @@
 """`SandboxDatabaseManager`: an isolated database for the app's rows.
 
-It promises that concurrent sessions never share a transaction, that a dry run leaves the source database as it is, to
-the byte, and that `cleanup` leaves no connection, thread or file behind and says what was leaked. It does not isolate
-what your program opens by itself, past this manager. SQLite only in this version.
+It promises that concurrent sessions never share a transaction, that a dry run leaves the source database as it is (an
+SQLite file to the byte), and that `cleanup` leaves no connection, thread, file, database or schema behind and says what
+was leaked. It does not isolate what your program opens by itself, past this manager. SQLite and PostgreSQL.
 
 >>> import asyncio
 >>> from sqlalchemy import text
@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..._core.checks import Check
 from ..._core.component import Component, ComponentState, ComponentStatus
@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-    from .isolated import Direct
     from .leaks import Watch
-    from .seats import Seat
+    from .way import Way
 
 __all__ = [
     "DatabaseSettings",
@@ -57,11 +56,12 @@ __all__ = [
 class Isolation(StrEnum):
     """How the source is kept as it is.
 
-    ``AUTO`` is ``NONE`` in a live sandbox and ``CLONE`` everywhere else.
+    ``AUTO`` is ``NONE`` in a live sandbox; everywhere else it is ``CLONE`` for SQLite and ``ROLLBACK`` for PostgreSQL.
     """
 
     AUTO = "auto"
     CLONE = "clone"
+    SCHEMA = "schema"
     ROLLBACK = "rollback"
     NONE = "none"
 
@@ -71,16 +71,19 @@ class DatabaseSettings:
     """How the database is isolated.
 
     Attributes:
-        isolation: A copy (``clone``), one outer transaction that is rolled back (``rollback``), the source itself
-            (``none``), or what fits the mode (``auto``). A database in memory is isolated in any case.
+        isolation: A copy (``clone``), one outer transaction that is rolled back (``rollback``), an empty schema of
+            its own (``schema``, PostgreSQL only), the source itself (``none``), or what fits the mode (``auto``). A
+            database in memory is isolated in any case.
         busy_timeout_seconds: How long one transaction, or a lock of another program, may keep others waiting (> 0).
         max_sessions: How many sessions may be in a transaction or wait for their turn (>= 1), each with a thread of
-            its own; further ones wait without.
+            its own (SQLite) or a connection to the server (PostgreSQL but for ``rollback``); further ones wait without.
+        allow_remote: Whether a dry run may connect to a PostgreSQL server on another machine.
     """
 
     isolation: Isolation = Isolation.AUTO
     busy_timeout_seconds: float = 5.0
     max_sessions: int = 100
+    allow_remote: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -125,20 +128,21 @@ class DatabaseStatus(ComponentStatus):
 class SandboxDatabaseManager(Component):
     """An isolated database for the app's rows.
 
-    Give a path or URL of an SQLite file, or nothing for an empty database in memory. Alone it isolates like a dry run;
-    in a live sandbox it works on the source. It opens at `start`, or at the first use.
+    Give a path or URL of an SQLite file, the URL of a PostgreSQL database, or nothing for an empty database in memory.
+    Alone it isolates like a dry run; in a live sandbox it works on the source. It opens at `start`, or at first use.
 
-    Every transaction takes the write lock when it begins, and transactions take turns, first come first served: to read
-    and then write loses no update and meets no "database is locked". Sessions that only read do not take turns.
+    On SQLite every transaction takes the write lock when it begins, and transactions take turns, first come first
+    served: to read and then write loses no update and meets no "database is locked". Sessions that only read do not
+    take turns. On PostgreSQL they take turns with ``isolation="rollback"``; else the server's rules hold.
 
     Args:
-        db_url: Path, ``sqlite:///path`` or ``sqlite+aiosqlite:///path``.
+        db_url: Path, ``sqlite:///path``, ``sqlite+aiosqlite:///path`` or ``postgresql+asyncpg://user@host/database``.
         use_memory: Whether to begin with an empty database in memory; None means: if there is no ``db_url``.
         settings: How to isolate, and for how long to wait.
 
     Raises:
         ConfigurationError: Both a source and ``use_memory=True``, or neither.
-        DatabaseSourceError: ``db_url`` is not the path or URL of an SQLite file.
+        DatabaseSourceError: ``db_url`` is not the path or URL of a database of these kinds.
 
     Concurrency: for many tasks of one loop. Cancellation: a cancelled statement ends its session's transaction.
 
@@ -169,7 +173,7 @@ class SandboxDatabaseManager(Component):
         if use_memory is False and db_url is None:
             raise ConfigurationError("use_memory", use_memory, "give a db_url, or leave out both for memory")
         self._settings = settings or DatabaseSettings()
-        self._isolated: Direct | None = None
+        self._isolated: Way | None = None
         self._engine: AsyncEngine | None = None
         self._watch: Watch | None = None
         self._is_used = False
@@ -206,7 +210,7 @@ class SandboxDatabaseManager(Component):
         if read_only:
             from .pool import READ_ONLY
 
-            engine = engine.execution_options(**{READ_ONLY: True})
+            engine = engine.execution_options(**READ_ONLY)
         self._is_used = True
         return watch.session(engine, _say_where(inspect.currentframe()))
 
@@ -240,6 +244,8 @@ class SandboxDatabaseManager(Component):
         source = parse_source(url_or_path)
         async with self._turn:
             self._refuse_late_use()
+            if self._engine is not None and (source.url is None) != (self._source.url is None):
+                raise LifecycleError("sandbox.database.engine is for another kind of database: call use() before it")
             opened = await self._open(source)
             if self._is_used:
                 await opened.close()
@@ -269,7 +275,7 @@ class SandboxDatabaseManager(Component):
 
     async def _start(self) -> None:
         self._leaked = None
-        if self._source.path is not None:
+        if not self._source.is_memory:
             self._isolated = await self._open(self._source)
 
     async def _stop(self) -> None:
@@ -297,27 +303,31 @@ class SandboxDatabaseManager(Component):
     def _choose(self, source: Source) -> Isolation:
         host = self.services.host
         isolation = self._settings.isolation
-        if source.path is None:
+        if source.is_memory:
             return Isolation.CLONE
         if isolation is Isolation.AUTO:
-            return Isolation.NONE if host is not None and not host.dry_run else Isolation.CLONE
+            is_live = host is not None and not host.dry_run
+            return Isolation.NONE if is_live else Isolation.ROLLBACK if source.url else Isolation.CLONE
+        if isolation is Isolation.SCHEMA and source.url is None:
+            raise ConfigurationError(
+                "DatabaseSettings.isolation", isolation.value, "SQLite has no schemas: use 'clone'"
+            )
         if isolation is Isolation.NONE and host is not None and host.dry_run:
             allowed = "a dry run never writes to the source: use 'auto', 'clone' or 'rollback'"
             raise ConfigurationError("DatabaseSettings.isolation", isolation.value, allowed)
         return isolation
 
-    async def _open(self, source: Source) -> Direct:
-        from .isolated import open_clone, open_direct
-        from .outer import open_outer
+    async def _open(self, source: Source) -> Way:
+        isolation, timeout_seconds = self._choose(source), self._settings.busy_timeout_seconds
+        if source.url is None:
+            from .isolated import open_sqlite
 
-        timeout_seconds = self._settings.busy_timeout_seconds
-        match self._choose(source), source.path:
-            case Isolation.NONE, path if path is not None:
-                return await open_direct(source, path, timeout_seconds)
-            case Isolation.ROLLBACK, path if path is not None:
-                return await open_outer(source, path, timeout_seconds)
-            case _:
-                return await open_clone(source, timeout_seconds)
+            return await open_sqlite(source, isolation, timeout_seconds)
+        from .postgres import open_postgres
+
+        host = self.services.host
+        may_be_remote = self._settings.allow_remote or (host is not None and not host.dry_run)
+        return await open_postgres(source, isolation, timeout_seconds, may_be_remote=may_be_remote)
 
     def _get_engine(self) -> tuple[AsyncEngine, Watch]:
         if self._engine is None or self._watch is None:
@@ -328,13 +338,14 @@ class SandboxDatabaseManager(Component):
 
             self._engine = make_engine(
                 self._take_seat,
+                is_postgres=self._source.url is not None,
                 max_sessions=self._settings.max_sessions,
-                allows_autocommit=lambda: self._choose(self._source) is not Isolation.ROLLBACK,
+                get_isolation=lambda: self._choose(self._source),
             )
             self._watch = Watch(self._engine)
         return self._engine, self._watch
 
-    async def _get_isolated(self, used_for: str) -> Direct:
+    async def _get_isolated(self, used_for: str) -> Way:
         if self._state not in _ENDED:
             await self.start()
         async with self._turn:
@@ -345,7 +356,7 @@ class SandboxDatabaseManager(Component):
             raise NotStartedError(self.name, used_for)
         return isolated
 
-    async def _take_seat(self) -> Seat:
+    async def _take_seat(self) -> Any:
         self._is_used = True
         return await (await self._get_isolated("a session")).seat()
 
@@ -356,7 +367,7 @@ class SandboxDatabaseManager(Component):
 
     def _is_not_made_yet(self) -> bool:
         is_running = self._state is ComponentState.RUNNING
-        return is_running and self._source.path is None and self._isolated is None
+        return is_running and self._source.is_memory and self._isolated is None
 
     def _refuse_late_use(self) -> None:
         if self._is_used:

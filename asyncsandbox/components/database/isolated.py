@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError, DatabaseSourceError
 from .copying import copy_source, explain
+from .owners import delete_orphans, owned_prefix
 from .rows import compare
 from .seats import Seat, connect, make_or_discard
 from .source import refuse_bad_path, uri
@@ -105,6 +106,19 @@ class Clone(Direct):
             await asyncio.to_thread(self._delete)
 
 
+async def open_sqlite(source: Source, isolation: str, timeout_seconds: float) -> Direct:
+    """Open a source as the isolation demands."""
+    from .outer import open_outer  # it builds on this module
+
+    match isolation, source.path:
+        case "none", path if path is not None:
+            return await open_direct(source, path, timeout_seconds)
+        case "rollback", path if path is not None:
+            return await open_outer(source, path, timeout_seconds)
+        case _:
+            return await open_clone(source, timeout_seconds)
+
+
 async def open_direct(source: Source, path: Path, timeout_seconds: float) -> Direct:
     """Open the source itself; never creates it.
 
@@ -149,7 +163,8 @@ def _try_out(source: Source, path: Path, timeout_seconds: float) -> None:
 def _make_folder(source: Source, timeout_seconds: float, abandoned: Event) -> Path:
     if source.path is not None:
         refuse_bad_path(source, source.path)
-    folder = Path(tempfile.mkdtemp(prefix="asyncsandbox-", dir=_choose_directory(source.path)))
+    delete_orphans({_RAM_DIRECTORY, Path(tempfile.gettempdir())})
+    folder = Path(tempfile.mkdtemp(prefix=owned_prefix(), dir=_choose_directory(source.path)))
     try:
         database, before = folder / _DATABASE, folder / _BEFORE
         if source.path is not None:

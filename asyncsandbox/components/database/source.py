@@ -1,11 +1,11 @@
-"""Which file is meant: a path or an SQLite URL in, a `Source` out, everything else refused in one line.
+"""Which database is meant: a path or a URL in, a `Source` out, everything else refused in one line.
 
 >>> parse_source("sqlite+aiosqlite:///shop.db").shown
 'shop.db'
->>> parse_source("postgresql://app:secret@db/shop")
+>>> parse_source("mysql://app:secret@db/shop")
 Traceback (most recent call last):
     ...
-asyncsandbox.errors...DatabaseSourceError: postgresql://***@db/shop: this version works with SQLite only; give ...
+asyncsandbox.errors...DatabaseSourceError: mysql://***@db/shop: this works with SQLite and PostgreSQL only, ...
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import DatabaseSourceError
 
-_HOW_TO_WRITE = "give the path of an SQLite file, or sqlite+aiosqlite:///path"
+_HOW_TO_WRITE = "give the path of an SQLite file, sqlite+aiosqlite:///path, or postgresql+asyncpg://user@host/database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +25,19 @@ class Source:
     """Where the rows come from.
 
     Attributes:
-        path: The file, or None for a database that begins empty, in memory.
-        shown: The file as the user wrote it; ``":memory:"`` where there is none.
+        path: The SQLite file, or None.
+        shown: File or URL as the user wrote it, without a password; ``":memory:"`` where there is none.
+        url: PostgreSQL's URL, or None.
     """
 
     path: Path | None
     shown: str
+    url: str | None = None
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether the database begins empty, in memory."""
+        return self.path is None and self.url is None
 
 
 MEMORY = Source(path=None, shown=":memory:")
@@ -40,20 +47,25 @@ def parse_source(url_or_path: str | os.PathLike[str]) -> Source:
     """Read a path or URL; touches no file.
 
     Raises:
-        DatabaseSourceError: It is neither a path nor the URL of an SQLite file.
+        DatabaseSourceError: It is neither a path nor the URL of an SQLite or PostgreSQL database.
     """
     text = os.fspath(url_or_path)
     scheme, is_url, rest = text.partition("://")
     if is_url:
-        dialect = scheme.partition("+")[0]
+        dialect, _, driver = scheme.partition("+")
+        if dialect in {"postgresql", "postgres"} and driver in {"", "asyncpg"}:
+            from .postgres_source import parse_postgres
+
+            return parse_postgres(text)
         if dialect != "sqlite":
-            raise DatabaseSourceError(_mask(text), "this version works with SQLite only", _HOW_TO_WRITE)
+            problem = "this works with SQLite and PostgreSQL only, the latter by asyncpg"
+            raise DatabaseSourceError(mask(text), problem, _HOW_TO_WRITE)
         if "?" in rest:
             raise DatabaseSourceError(
-                _mask(text), "parameters in the URL are not supported", "leave out `?` and what follows"
+                mask(text), "parameters in the URL are not supported", "leave out `?` and what follows"
             )
         if rest and not rest.startswith("/"):
-            raise DatabaseSourceError(_mask(text), "the URL names a host", "write three slashes before the path")
+            raise DatabaseSourceError(mask(text), "the URL names a host", "write three slashes before the path")
         text = rest[1:] or MEMORY.shown
     if text == MEMORY.shown:
         return MEMORY
@@ -103,8 +115,11 @@ def uri(path: Path, mode: str) -> str:
     return f"{path.as_uri()}?{mode}"
 
 
-def _mask(url: str) -> str:
+def mask(url: str) -> str:
     """Hide user and password, and parameters, which may hold one too."""
-    scheme, _, rest = url.partition("?")[0].partition("://")
-    user, at, place = rest.rpartition("@")
+    scheme, _, rest = url.partition("://")
+    place, _, parameters = rest.partition("?")
+    if "@" in parameters and "@" not in place:  # or that is a password with a question mark in it
+        return f"{scheme}://***"
+    user, at, place = place.rpartition("@")
     return f"{scheme}://{'***' if user else ''}{at}{place}"
