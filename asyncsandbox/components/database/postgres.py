@@ -284,7 +284,6 @@ class _SealedConnection:
         self._source = source
         self._schema = schema
         self._numbers = itertools.count(1)
-        self._held = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sealed, name)
@@ -297,14 +296,13 @@ class _SealedConnection:
     async def seal(self) -> str:
         """Seal the transaction that just began, and return the name of the cursor that does it."""
         cursor = f"asyncsandbox_seal_{next(self._numbers)}"
-        close = f"CLOSE {self._held};" if self._held else ""
-        await self._sealed.execute(f"SET TRANSACTION READ WRITE; {close} {seal_schema(self._schema, cursor)}")
-        self._held = ""
+        await self._sealed.execute(f"SET TRANSACTION READ WRITE; {seal_schema(self._schema, cursor)}")
         return cursor
 
-    def committed(self, cursor: str) -> None:
-        """Remember to close a cursor, which stays when its transaction was committed."""
-        self._held = cursor
+    async def unseal(self, cursor: str) -> None:
+        """Close the cursor, which stays after a commit, but for that of a failed transaction, which is a rollback."""
+        with suppress(driver().InvalidCursorNameError):
+            await self._sealed.execute(f"CLOSE {cursor}")
 
     def refuse(self, tables: str) -> DatabaseSourceError:
         """Return the server's refusal to commit, in our words."""
@@ -338,7 +336,7 @@ class _SealedTransaction:
         """
         try:
             await self._transaction.commit()
-            self._connection.committed(self._cursor)
+            await self._connection.unseal(self._cursor)
         except driver().InvalidTextRepresentationError as error:
             _, is_ours, tables = str(error).rstrip('"').partition(OUTSIDE_MARK)
             if not is_ours:

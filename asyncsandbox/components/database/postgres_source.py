@@ -19,7 +19,7 @@ from .source import Source, mask
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HOW_TO_WRITE = "write postgresql://user:password@host:port/database"
+_HOW_TO_WRITE = "write postgresql://user:password@host:port/database, with %3F for a '?' in the password"
 
 
 def parse_postgres(url: str) -> Source:
@@ -31,8 +31,8 @@ def parse_postgres(url: str) -> Source:
     try:
         parts = urlsplit(url)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise DatabaseSourceError(mask(url), f"the URL cannot be read ({error})", _HOW_TO_WRITE) from None
+    except ValueError:  # its text may show a password
+        raise DatabaseSourceError(mask(url), "the URL cannot be read", _HOW_TO_WRITE) from None
     if parts.netloc.count("@") > 1:
         # Readers of URLs differ in which one ends the password, and so in which host is meant.
         raise DatabaseSourceError(mask(url), "the URL has more than one '@'", "write %40 for an '@' in the password")
