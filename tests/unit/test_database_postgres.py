@@ -37,6 +37,7 @@ from asyncsandbox.components.database import (
     SandboxDatabaseManager,
     SessionTimeoutError,
     TableChange,
+    postgres_link,
     postgres_outer,
     postgres_seal,
     postgres_source,
@@ -962,6 +963,22 @@ async def test_what_cannot_be_dropped_is_named(cluster, isolation):
         for (name,) in await on_server(source, left):
             if name.startswith(PREFIX):
                 await on_server(source, f"DROP {'DATABASE' if isolation == 'clone' else 'SCHEMA'} {name}")
+
+
+async def test_a_connection_whose_server_says_nothing_any_more_is_given_up(cluster, monkeypatch):
+    monkeypatch.setattr(postgres_link, "CONNECT_SECONDS", 0.05)
+    connection = await asyncpg.connect(cluster.url)
+    server = await connection.fetchval("SELECT pg_backend_pid()")
+    busy = asyncio.create_task(connection.execute("SELECT pg_sleep(30)"))
+    await asyncio.sleep(0.05)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        await postgres_link.hang_up(connection)
+        assert connection.is_closed()
+    finally:
+        os.kill(server, signal.SIGCONT)
+    await asyncio.gather(busy, return_exceptions=True)
+    await on_server(cluster.url, f"SELECT pg_terminate_backend({server})")
 
 
 async def test_an_outer_transaction_that_cannot_begin_leaves_no_connection(url, monkeypatch):

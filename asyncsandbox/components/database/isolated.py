@@ -23,6 +23,7 @@ from .rows import compare
 from .seats import Seat, connect, make_or_discard
 from .source import refuse_bad_path, uri
 from .turns import Turns
+from .way import Way
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -34,7 +35,7 @@ SOURCE_SCHEMA = "asyncsandbox_source"
 """Name under which the state before the run is attached for comparing."""
 
 
-class Direct:
+class Direct(Way):
     """The source itself: what is committed is there for good. Base of the other ways."""
 
     _pragmas: tuple[str, ...] = ()

@@ -20,15 +20,15 @@ from .postgres_source import refuse_remote
 from .rows import TableChange
 from .seats import make_or_discard
 from .turns import Turns
+from .way import Way
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from .source import Source
-    from .way import Way
 
 
-class DirectPostgres:
+class DirectPostgres(Way):
     """The source itself: what is committed is there for good. Base of the other ways."""
 
     def __init__(self, source: Source, *, database: str | None = None, **settings: str) -> None:
@@ -251,7 +251,7 @@ def _choose_maintenance(template: str) -> str:
 
 
 @asynccontextmanager
-async def _connected(source: Source, database: str | None = None, **settings: str) -> AsyncIterator[Any]:
+async def _connected(source: Source, database: str | None = None, **settings: str) -> AsyncGenerator[Any]:
     """Give a connection for a while, and say in our words what goes wrong with it."""
     with explaining(source):
         connection = await connect(source, database=database, **settings)
@@ -262,7 +262,7 @@ async def _connected(source: Source, database: str | None = None, **settings: st
 
 
 @contextmanager
-def _reporting(source: Source, what: str) -> Iterator[None]:
+def _reporting(source: Source, what: str) -> Generator[None]:
     """Say what was left behind.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigurationError, DatabaseSourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from .source import Source
 
@@ -78,7 +78,7 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def explaining(source: Source) -> Iterator[None]:
+def explaining(source: Source) -> Generator[None]:
     """Say in our words what goes wrong with the server.
 
     Raises:

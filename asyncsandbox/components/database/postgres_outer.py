@@ -16,6 +16,7 @@ from .postgres_rows import compare, count, find_tables
 from .postgres_seal import READ_ONLY_OUTSIDE, SEAL_OUTER
 from .rows import TableChange
 from .turns import Turns
+from .way import Way
 
 if TYPE_CHECKING:
     from .postgres_rows import Name, Table
@@ -36,7 +37,7 @@ _COUNTED = "SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables
 _ESTIMATED = "SELECT greatest(pg_stat_get_live_tuples($1), 0)"
 
 
-class OuterTransaction:
+class OuterTransaction(Way):
     """One connection in one transaction; it keeps others from the rows it changes until it is closed."""
 
     def __init__(self, source: Source, shared: Any, timeout_seconds: float) -> None:
@@ -98,7 +99,7 @@ class OuterTransaction:
     async def end(self, who: object, statement: str) -> None:
         """End a session's transaction and give its turn back; goes on where the caller is cancelled."""
         self._ending = asyncio.ensure_future(self._end(who, statement))
-        self._ending.add_done_callback(lambda task: task.exception())
+        self._ending.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._ending)
 
     def refuse_lost(self) -> None:
