@@ -51,14 +51,21 @@ def another_process(source="", isolation="auto", folder=None):
             child.kill()
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no way to know when a process began")
+
+
 def kill(child):
     child.send_signal(signal.SIGKILL)
     child.wait()
 
 
+def our_name():
+    return owners.owned_prefix() + "x"
+
+
 def a_dead_name():
     """Return a name such as a process had that is gone by now."""
-    script = "from asyncsandbox.components.database.owners import new_name; print(new_name())"
+    script = "from asyncsandbox.components.database.owners import owned_prefix; print(owned_prefix() + 'x')"
     return subprocess.check_output([sys.executable, "-c", script], text=True, cwd=PROJECT).strip()
 
 
@@ -66,9 +73,7 @@ def a_dead_name():
 
 
 def test_a_living_process_has_no_orphans_and_a_dead_one_has_nothing_else():
-    ours = owners.new_name()
-    assert ours != owners.new_name()
-    assert not owners.is_orphan(ours)
+    assert not owners.is_orphan(our_name())
     assert owners.is_orphan(a_dead_name())
 
 
@@ -99,16 +104,18 @@ class AnyPlace:
         return False
 
 
+@needs_proc
 def test_a_process_id_that_was_given_to_a_younger_process_proves_the_death():
-    prefix, pid, began, rest = owners.new_name().rsplit("_", 3)
+    prefix, pid, began, rest = our_name().rsplit("_", 3)
     assert owners.is_orphan(f"{prefix}_{pid}_{int(began) - 1}_{rest}")
     assert not owners.is_orphan(f"{prefix}_{pid}_0_{rest}"), "when it began was not known"
 
 
+@needs_proc
 def test_a_process_that_was_not_waited_for_is_dead():
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    prefix = owners.new_name().rsplit("_", 3)[0]
+    prefix = our_name().rsplit("_", 3)[0]
     assert owners.is_orphan(f"{prefix}_{child.pid}_0_x")
     child.wait()
     assert owners.is_orphan(f"{prefix}_{2**31 + 5}_0_x"), "there cannot be such a process"
@@ -125,7 +132,7 @@ def test_a_process_of_somebody_else_lives(monkeypatch):
 
 def test_where_there_is_no_proc_the_process_id_must_be_free(monkeypatch, tmp_path):
     monkeypatch.setattr(owners, "_PROC", tmp_path)
-    ours = owners.new_name()
+    ours = our_name()
     assert ours.split("_")[3] == "0"
     assert not owners.is_orphan(ours)
     assert owners.is_orphan(ours.replace(f"_{os.getpid()}_", f"_{2**22 + 1}_"))
@@ -150,7 +157,7 @@ async def start_and_stop(source=None, isolation="auto"):
 
 
 async def test_folders_of_dead_processes_are_deleted_and_no_others(room):
-    orphan, ours = room / a_dead_name(), room / owners.new_name()
+    orphan, ours = room / a_dead_name(), room / our_name()
     others = [room / name for name in ("asyncsandbox_mine", f"x{a_dead_name()}", "asyncsandbox_0123456789ab_1_1_x")]
     for folder in (orphan, ours, *others):
         folder.mkdir()

@@ -30,6 +30,7 @@ from sqlalchemy import MetaData, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from asyncsandbox import Sandbox
 from asyncsandbox._core.component import ComponentState, Services
 from asyncsandbox._core.context import Host
 from asyncsandbox.components.database import (
@@ -47,6 +48,7 @@ from asyncsandbox.components.database.postgres_source import find_remote
 from asyncsandbox.components.database.source import parse_source
 from asyncsandbox.components.database.turns import Turns
 from asyncsandbox.errors import (
+    ComponentStartError,
     ConfigurationError,
     DatabaseSourceError,
     LifecycleError,
@@ -219,6 +221,21 @@ def test_what_sqlalchemy_calls_ssl_is_understood():
 def test_without_the_driver_the_engine_says_what_to_install(no_driver):
     with pytest.raises(ConfigurationError, match=r"pip install 'asyncsandbox\[postgres\]'"):
         _ = manager("postgresql://localhost/shop").engine
+
+
+async def test_a_plan_tells_what_a_rehearsal_changed_and_a_live_sandbox_changes_it(url):
+    async def work(sandbox):
+        await execute(sandbox.database, "UPDATE c SET v = 7")
+
+    async with Sandbox(database_url=url) as sandbox:
+        plan = await sandbox.rehearse(work)
+    assert plan.rows == (TableChange(table="c", inserted=1, deleted=1),)
+    assert await on_server(url, "SELECT v FROM c") == [(0,)]
+    async with Sandbox(database_url=url, dry_run=False) as sandbox:
+        await work(sandbox)
+    assert await on_server(url, "SELECT v FROM c") == [(7,)]
+    with pytest.raises(ComponentStartError, match="allow_remote"):
+        await Sandbox(database_url="postgresql://db.example/shop").initialize()
 
 
 async def test_use_takes_the_engine_of_the_right_kind_or_none(url):
@@ -656,7 +673,10 @@ async def test_a_clone_has_the_settings_of_its_source(postgres_url):
 
 
 async def test_a_clone_that_fails_half_way_leaves_nothing(url, monkeypatch):
-    monkeypatch.setattr(f"{postgres_seal.__package__}.postgres.new_name", lambda: f"{PREFIX}twice_{os.getpid()}_1_1")
+    async def the_same(_):
+        return f"{PREFIX}twice_{os.getpid()}_1_1"
+
+    monkeypatch.setattr(f"{postgres_seal.__package__}.postgres._new_name", the_same)
     before = await everything(url)
     with pytest.raises(DatabaseSourceError, match="already exists"):
         await manager(url, "clone").start()

@@ -74,7 +74,8 @@ class DatabaseSettings:
         isolation: A copy (``clone``), one outer transaction that is rolled back (``rollback``), an empty schema of
             its own (``schema``, PostgreSQL only), the source itself (``none``), or what fits the mode (``auto``). A
             database in memory is isolated in any case.
-        busy_timeout_seconds: How long one transaction, or a lock of another program, may keep others waiting (> 0).
+        busy_timeout_seconds: How long one transaction, or a lock of another program, may keep others waiting (> 0); on
+            PostgreSQL only with ``rollback``.
         max_sessions: How many sessions may be in a transaction or wait for their turn (>= 1), each with a thread of
             its own (SQLite) or a connection to the server (PostgreSQL but for ``rollback``); further ones wait without.
         allow_remote: Whether a dry run may connect to a PostgreSQL server on another machine.
@@ -198,8 +199,8 @@ class SandboxDatabaseManager(Component):
                 ``isolation="rollback"`` it takes turns like the others.
 
         Returns:
-            The session. Its first statement raises `SessionInUseError` where its task is in a transaction of another
-            session, and `SessionTimeoutError` where one transaction of another task outlasts the busy timeout.
+            The session. Where transactions take turns, its first statement raises `SessionInUseError` if its task is in
+            a transaction of another session, `SessionTimeoutError` if one of another task outlasts the busy timeout.
 
         Raises:
             NotStartedError: The database was stopped.

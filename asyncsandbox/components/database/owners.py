@@ -5,7 +5,7 @@ A copy is an orphan only where the process ran on this machine since its last bo
 belongs to a younger process. Of a copy made elsewhere, before the last boot or in another container nothing can be
 proven: it is left alone.
 
->>> is_orphan(new_name())
+>>> is_orphan(owned_prefix() + "copy")
 False
 >>> is_orphan("asyncsandbox_of_mine"), is_orphan("asyncsandbox_0123456789ab_1_1_made_elsewhere")
 (False, False)
@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import socket
 import uuid
@@ -35,14 +34,9 @@ _DEAD = frozenset("ZX")
 
 
 def owned_prefix() -> str:
-    """Return how the names of this process' copies begin."""
+    """Return how the names of this process' copies begin; short and plain enough for PostgreSQL."""
     began = _look_up(os.getpid())
     return f"{PREFIX}{_place()}_{os.getpid()}_{began[1] if began else 0}_"
-
-
-def new_name() -> str:
-    """Return a name for a copy that nobody else has; short and plain enough for PostgreSQL."""
-    return owned_prefix() + secrets.token_hex(4)
 
 
 def is_orphan(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ...errors import ConfigurationError, DatabaseSourceError, NotStartedError
-from .owners import is_orphan, new_name
+from .owners import is_orphan, owned_prefix
 from .postgres_link import connect, driver, errors, explaining, hang_up, ping, quote
 from .postgres_rows import compare, count, find_tables
 from .postgres_seal import OUTSIDE_MARK, READ_ONLY_OUTSIDE, seal_schema
@@ -217,9 +217,9 @@ async def _clone(source: Source) -> PostgresClone:
         # CREATE DATABASE copies all but what ALTER DATABASE ... SET said.
         said = [row[0].partition("=") for row in await connection.fetch(_SETTINGS)]
     in_url = {name for name, _ in parse_qsl(urlsplit(source.url or "").query)}
-    clone, before = new_name(), new_name()
     async with _connected(source, _choose_maintenance(template)) as connection:
         await _reap(connection, "SELECT datname FROM pg_database", "DROP DATABASE {}")
+        clone, before = await _new_name(connection), await _new_name(connection)
         try:
             await connection.execute(f"CREATE DATABASE {before} TEMPLATE {quote(template)}")
             await connection.execute(f"CREATE DATABASE {clone} TEMPLATE {before}")
@@ -231,11 +231,15 @@ async def _clone(source: Source) -> PostgresClone:
 
 
 async def _make_schema(source: Source) -> ScratchSchema:
-    schema = new_name()
     async with _connected(source, lock_timeout=_DROP_PATIENCE) as connection:
         await _reap(connection, "SELECT nspname FROM pg_namespace", "DROP SCHEMA {} CASCADE")
+        schema = await _new_name(connection)
         await connection.execute(f"CREATE SCHEMA {schema}")
     return ScratchSchema(source, schema)
+
+
+async def _new_name(connection: Any) -> str:
+    return owned_prefix() + await connection.fetchval("SELECT left(md5(random()::text || clock_timestamp()), 8)")
 
 
 async def _reap(connection: Any, names: str, drop: str) -> None:
