@@ -93,19 +93,25 @@ async def opened(source, isolation, *statements, **more):
 
 async def everything(source):
     """Return all that is in a database, tables with their columns and rows, and what copies there are of it."""
-    columns = "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns"
     own = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
-    tables = await on_server(source, f"SELECT schemaname, tablename FROM pg_tables WHERE schemaname {own}")
-    rows = [
-        (schema, table, sorted(await on_server(source, f"SELECT t::text FROM {schema}.{table} AS t")))
-        for schema, table in tables
-    ]
-    return (
-        rows,
-        await on_server(source, f"{columns} WHERE table_schema {own} ORDER BY 1, 2, 3"),
-        await on_server(source, f"SELECT nspname FROM pg_namespace WHERE nspname LIKE '{PREFIX}%'"),
-        await on_server(source, f"SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%_{os.getpid()}_%'"),
-    )
+    connection = await asyncpg.connect(source)
+
+    async def rows(query):
+        return [tuple(row) for row in await connection.fetch(query)]
+
+    try:
+        tables = await rows(f"SELECT schemaname, tablename FROM pg_tables WHERE schemaname {own} ORDER BY 1, 2")
+        return (
+            [(place, sorted(await rows(f"SELECT t::text FROM {place[0]}.{place[1]} AS t"))) for place in tables],
+            await rows(
+                "SELECT nspname, relname, attname, atttypid FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
+                f"JOIN pg_namespace AS n ON n.oid = relnamespace WHERE nspname {own} AND attnum > 0 ORDER BY 1, 2, 3"
+            ),
+            await rows(f"SELECT nspname FROM pg_namespace WHERE nspname LIKE '{PREFIX}%'"),
+            await rows(f"SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%_{os.getpid()}_%'"),
+        )
+    finally:
+        await connection.close()
 
 
 # ---------------------------------------------------------------- which database, and where
@@ -686,7 +692,7 @@ async def test_a_clone_that_fails_half_way_leaves_nothing(url, monkeypatch):
 @pytest.mark.parametrize("isolation", ["clone", "schema"])
 async def test_a_cancelled_start_leaves_nothing(url, isolation):
     before = await everything(url)
-    for pause in (0, 0.01, 0.05):
+    for pause in (0, 0.03):
         starting = asyncio.create_task((db := manager(url, isolation)).start())
         await asyncio.sleep(pause)
         starting.cancel()
@@ -760,7 +766,7 @@ async def summary(source, isolation, key, seed, edits):
 
 @pytest.mark.parametrize("isolation", ["rollback", "clone"])
 def test_the_summary_is_the_net_difference(url, isolation):
-    @settings(quick, max_examples=4 if isolation == "clone" else 20)
+    @settings(quick, max_examples=2 if isolation == "clone" else 20)
     @given(key=st.sampled_from(sorted(KEYS)), seed=EDITS, edits=EDITS)
     def promise(key, seed, edits):
         asyncio.run(summary(url, isolation, key, seed, edits))
@@ -810,7 +816,7 @@ async def test_tables_of_every_shape(postgres_url, isolation):
         "CREATE TABLE child (b INTEGER) INHERITS (parent)",
     ]
     async with a_source(postgres_url, *made) as source:
-        for script, exact, by_the_server in SHAPES if isolation == "rollback" else SHAPES[2:9:2]:
+        for script, exact, by_the_server in SHAPES if isolation == "rollback" else SHAPES[3:7:3]:
             async with manager(source, isolation) as db:
                 await execute(db, *script.split("; "))
                 changes = list(map(dataclasses.astuple, await db.get_row_changes()))
