@@ -319,7 +319,7 @@ async def source_stays(source, isolation, plan):
 
 @pytest.mark.parametrize("isolation", DRY)
 def test_whatever_a_program_does_the_source_is_the_same_afterwards(url, isolation):
-    @settings(quick, max_examples=3 if isolation == "clone" else 20)
+    @settings(quick, max_examples=2 if isolation == "clone" else 12)
     @given(plan=steps)
     def promise(plan):
         asyncio.run(source_stays(url, isolation, plan))
@@ -469,7 +469,7 @@ async def is_like_the_server(source, isolation, plan):
 
 @pytest.mark.parametrize("isolation", DRY)
 def test_commit_rollback_and_savepoints_do_what_they_do_on_the_server(url, isolation):
-    @settings(quick, max_examples=3 if isolation == "clone" else 20)
+    @settings(quick, max_examples=2 if isolation == "clone" else 12)
     @given(plan=st.lists(st.sampled_from(STEPS), max_size=12))
     def promise(plan):
         asyncio.run(is_like_the_server(url, isolation, plan))
@@ -766,7 +766,7 @@ async def summary(source, isolation, key, seed, edits):
 
 @pytest.mark.parametrize("isolation", ["rollback", "clone"])
 def test_the_summary_is_the_net_difference(url, isolation):
-    @settings(quick, max_examples=2 if isolation == "clone" else 20)
+    @settings(quick, max_examples=2 if isolation == "clone" else 12)
     @given(key=st.sampled_from(sorted(KEYS)), seed=EDITS, edits=EDITS)
     def promise(key, seed, edits):
         asyncio.run(summary(url, isolation, key, seed, edits))
