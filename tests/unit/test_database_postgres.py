@@ -603,6 +603,22 @@ async def test_a_commit_that_is_cancelled_is_finished_before_the_next_transactio
             await execute(db, f"UPDATE c SET v = {number}")
 
 
+async def test_what_the_page_says_of_rollback_mode_is_so(url):
+    await on_server(
+        url,
+        "CREATE SEQUENCE s",
+        "CREATE TABLE d (a INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+    )
+    async with manager(url, "rollback") as db:
+        assert await ask(db, "SELECT nextval('s')") == [1]
+        await execute(db, "INSERT INTO d VALUES (1), (1)", "SET LOCAL work_mem TO '7MB'")
+        assert await ask(db, "SHOW work_mem") == ["7MB"]
+        assert (await ask(db, "SELECT now()")) == (await ask(db, "SELECT now()"))
+        with pytest.raises(DBAPIError, match="cannot run inside a transaction block"):
+            await execute(db, "VACUUM c")
+    assert await on_server(url, "SELECT nextval('s')") == [(2,)], "sequences move on"
+
+
 async def test_a_codec_is_set_once_for_the_connection_that_all_share(url):
     calls = []
 

@@ -239,7 +239,8 @@ async def _make_schema(source: Source) -> ScratchSchema:
 
 
 async def _new_name(connection: Any) -> str:
-    return owned_prefix() + await connection.fetchval("SELECT left(md5(random()::text || clock_timestamp()), 8)")
+    drawn: str = await connection.fetchval("SELECT left(gen_random_uuid()::text, 8)")
+    return owned_prefix() + drawn
 
 
 async def _reap(connection: Any, names: str, drop: str) -> None:
