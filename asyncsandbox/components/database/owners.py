@@ -1,9 +1,8 @@
 """Which process made a private copy, and whether that process is proven dead.
 
-The name of a copy (a folder, a database, a schema) says it: machine and boot, process id, and when that process began.
-A copy is an orphan only where the process ran on this machine since its last boot and is there no more, or its id
-belongs to a younger process. Of a copy made elsewhere, before the last boot or in another container nothing can be
-proven: it is left alone.
+The name of a copy (a folder, a database, a schema) says it: a digest of the place, process id, and when that process
+began. A copy is an orphan only where the process is proven dead, see `_core/process.py`. Of a copy made elsewhere,
+before the last boot or in another container nothing can be proven: it is left alone.
 
 >>> is_orphan(owned_prefix() + "copy")
 False
@@ -17,42 +16,31 @@ import hashlib
 import os
 import re
 import shutil
-import socket
-import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..._core.process import Process, is_proven_dead, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 PREFIX = "asyncsandbox_"
 
-_NAME = re.compile(PREFIX + r"([0-9a-f]{12})_([1-9]\d{0,9})_(\d+)_\w+")
-_PROC = Path("/proc")
-_DEAD = frozenset("ZX")
-"""States of a process that has ended, but was not waited for by its parent."""
+_NAME = re.compile(PREFIX + r"([0-9a-f]{12})_([1-9]\d{0,9})_(\d+)_\w+", re.ASCII)
 
 
 def owned_prefix() -> str:
     """Return how the names of this process' copies begin; short and plain enough for PostgreSQL."""
-    began = _look_up(os.getpid())
-    return f"{PREFIX}{_place()}_{os.getpid()}_{began[1] if began else 0}_"
+    me = this_process()
+    return f"{PREFIX}{_digest(me.place)}_{me.pid}_{me.ticks}_"
 
 
 def is_orphan(name: str) -> bool:
     """Tell whether the process that made a copy of this name is proven dead."""
-    parts = _NAME.fullmatch(name)
-    if parts is None or parts[1] != _place():
+    parts, here = _NAME.fullmatch(name), this_process().place
+    if parts is None or parts[1] != _digest(here):
         return False
-    pid, began = int(parts[2]), int(parts[3])
-    try:
-        os.kill(pid, 0)  # asks only
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    found = _look_up(pid)
-    return found is not None and (found[0] in _DEAD or (began != 0 and found[1] != began))
+    return is_proven_dead(Process(here, int(parts[2]), int(parts[3])))
 
 
 def delete_orphans(directories: Iterable[Path]) -> None:
@@ -70,21 +58,5 @@ def _is_mine(folder: Path) -> bool:
         return False
 
 
-def _place() -> str:
-    """Return what is the same for two processes if and only if they can see whether the other one lives."""
-    try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii")
-        parts = (boot, str((_PROC / "self/ns/pid").readlink()))
-    except OSError:  # no Linux
-        parts = (socket.gethostname(), str(uuid.getnode()))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-
-
-def _look_up(pid: int) -> tuple[str, int] | None:
-    """Return the state of a process and when it began, in ticks since the boot; None where that cannot be known."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return fields[0], int(fields[19])
+def _digest(place: str) -> str:
+    return hashlib.sha256(place.encode()).hexdigest()[:12]
