@@ -44,6 +44,7 @@ from asyncsandbox.components.database import (
     postgres_source,
 )
 from asyncsandbox.components.database.owners import PREFIX
+from asyncsandbox.components.database.postgres import PostgresClone
 from asyncsandbox.components.database.postgres_source import find_remote
 from asyncsandbox.components.database.source import parse_source
 from asyncsandbox.components.database.turns import Turns
@@ -339,6 +340,17 @@ def test_without_the_seal_the_source_is_changed(url, isolation, monkeypatch):
             asyncio.run(on_server(url, "DROP TABLE IF EXISTS public.c, public.m, public.n", *TABLE))
 
     must_catch(check, steps, examples=100)
+
+
+def test_a_clone_that_works_on_its_source_is_caught(url, monkeypatch):
+    def original(self, source, _clone, before, maintenance, **settings):
+        make(self, source, source.url.rpartition("/")[2], before, maintenance, **settings)
+        self._names = (before,)
+
+    make = PostgresClone.__init__
+    monkeypatch.setattr(PostgresClone, "__init__", original)
+    with pytest.raises(AssertionError):
+        asyncio.run(source_stays(url, "clone", [("UPDATE c SET v = v + 1", True), ("INSERT INTO c VALUES (9)", True)]))
 
 
 @pytest.mark.parametrize("isolation", ["rollback", "schema"])
