@@ -13,7 +13,7 @@ from asyncsandbox._core.planned import Planner
 from asyncsandbox._core.runtime import Flight, Runtime
 from asyncsandbox._core.saga import Saga
 from asyncsandbox._core.tasks import outlast
-from asyncsandbox.components.database import SandboxDatabaseManager
+from asyncsandbox.components.database import isolated
 from asyncsandbox.components.database.outer import OuterTransaction, _SharedSeat
 from asyncsandbox.components.database.turns import Turns
 from asyncsandbox.components.dry_run import DryRunLock
@@ -259,13 +259,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "await self._shared.commit()",
     ),
     Mutant("turn kept after commit", "sessions", _SharedSeat.commit, "        self.leave()", "        pass"),
-    Mutant(
-        "works on the source",
-        "sessions",
-        SandboxDatabaseManager._open,
-        "case Isolation.NONE, path",
-        "case Isolation.CLONE, path",
-    ),
+    Mutant("works on the source", "sessions", isolated.open_sqlite, 'case "none", path', 'case "clone", path'),
     # sandbox
     Mutant(
         "dependencies ignored", "start", start_order, "            place(needed, (*path, name))\n", "            pass\n"
