@@ -51,6 +51,8 @@ class VirtualSelector(selectors.DefaultSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """The loop. ``before_step`` is called before each iteration with its number, to cancel at a given one."""
 
+    virtual_time = True
+
     def __init__(self) -> None:
         self._now = 0.0
         self._steps = 0

@@ -1,6 +1,7 @@
 """The only file that reads a clock, sleeps, or draws a random number.
 
-Everything else asks the `Clock` it was given, so a test can govern time and chance by handing over another one.
+Everything else asks the `Clock` it was given, so a test can govern time and chance by handing over another one. The one
+exception are threads that watch a loop from outside: they ask `real_seconds`, and stay away where time `is_virtual`.
 
 >>> from asyncsandbox._core.clock import SystemClock
 >>> clock = SystemClock()
@@ -44,6 +45,22 @@ class Clock(Protocol):
     def random_hex(self, size: int) -> str:
         """Return ``size`` random bytes as hexadecimal digits."""
         ...
+
+
+def real_seconds() -> float:
+    """Return seconds on the machine's own clock, for a thread that watches a loop; only differences mean anything.
+
+    A loop that stands still cannot be asked how long it does, and the time of a virtual one is no measure for a thread.
+    """
+    return time.monotonic()
+
+
+def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a loop's time is made up, so that no thread beside it can keep its time.
+
+    Such a loop says so itself, by an attribute ``virtual_time`` that is True.
+    """
+    return getattr(loop, "virtual_time", False) is True
 
 
 class SystemClock:

@@ -75,6 +75,7 @@ class SimLoop(asyncio.BaseEventLoop):
         patience: How many steps a program may take while no time passes.
     """
 
+    virtual_time = True  # see `_core.clock.is_virtual`
     if TYPE_CHECKING:  # of asyncio, and in no stub
         _closed: bool
         _ready: Any
