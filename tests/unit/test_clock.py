@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import LeftRunningError, StuckError, run_virtual
 
-from asyncsandbox._core.clock import Clock, SystemClock, Ticker
+from asyncsandbox._core.clock import Clock, SystemClock, Ticker, is_virtual, real_seconds
 from asyncsandbox.testing.strategies import UnsteadyClock
 
 CLOCK = SystemClock()
@@ -36,6 +36,23 @@ def test_inside_a_loop_the_loop_governs_time(naps: list[int]) -> None:
 def test_outside_a_loop_the_system_does() -> None:
     before = time.monotonic()
     assert before <= CLOCK.monotonic() <= time.monotonic()
+
+
+def test_a_thread_beside_a_loop_has_a_clock_that_no_loop_governs() -> None:
+    async def main() -> float:
+        await CLOCK.sleep(3600)
+        return real_seconds()
+
+    before = time.monotonic()
+    assert before <= run_virtual(main()) <= time.monotonic() < before + 3600
+
+
+def test_a_loop_with_a_time_of_its_own_says_so() -> None:
+    async def main() -> bool:
+        return is_virtual(asyncio.get_running_loop())
+
+    assert run_virtual(main())
+    assert not asyncio.run(main())
 
 
 @given(st.integers(0, 64))

@@ -18,7 +18,7 @@ import threading
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVarTuple
 
 from ..._core.checks import Check, CheckGroup, CheckResult, CheckStatus
 from ..._core.clock import is_virtual
@@ -47,6 +47,9 @@ __all__ = [
     "StackLine",
     "Stall",
 ]
+
+
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +172,11 @@ class SchedulerHeartbeat(Component):
         expected = Expectation(
             expect_every_seconds=expect_every_seconds, grace_seconds=grace_seconds, critical=critical
         )
-        self._on_loop(lambda: self._expect(name, expected))
+        self._on_loop(self._expect, name, expected)
 
     def stop_expecting(self, name: str) -> None:
         """Expect no more beats of a name: from now on it is STOPPED. Does nothing where none are expected."""
-        self._on_loop(lambda: self._beats.stop_expecting(name))
+        self._on_loop(self._beats.stop_expecting, name)
 
     def beat(self, name: str) -> None:
         """Give a sign of life. A name that nobody expects is counted and never DEAD.
@@ -182,7 +185,7 @@ class SchedulerHeartbeat(Component):
             ConfigurationError: The name is no text, or empty.
         """
         require_name("name", name)
-        self._on_loop(lambda: self._beat(name))
+        self._on_loop(self._beat, name)
 
     def watch(self, name: str) -> AbstractAsyncContextManager[None]:
         """Return an ``async with`` block that is a beat when it ends well.
@@ -235,8 +238,9 @@ class SchedulerHeartbeat(Component):
         virtual, wanted = is_virtual(loop), self._settings.watchdog
         if wanted or (wanted is None and not virtual):
             self._monitor.start(clock, self._context, with_thread=not virtual)
-        self._beats.start(clock.monotonic())
-        self._set_alarm()
+        now = clock.monotonic()
+        self._beats.start(now)
+        self._set_alarm(now)
 
     async def _stop(self) -> None:
         self._beats.stop()
@@ -246,42 +250,44 @@ class SchedulerHeartbeat(Component):
         self._loop = self._context = None
         self._monitor.stop()
 
-    def _on_loop(self, function: Callable[[], object]) -> None:
+    def _on_loop(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         # From a thread it is the loop's turn: journal and timers are no other thread's.
         loop = self._loop
         if loop is None or threading.get_ident() == self._loop_thread:
-            function()
+            function(*args)
         else:
             with suppress(RuntimeError):  # the loop was closed without a stop, and nobody judges any more
-                loop.call_soon_threadsafe(function)
+                loop.call_soon_threadsafe(function, *args)
 
     def _expect(self, name: str, expected: Expectation) -> None:
-        self._beats.expect(name, expected, self.services.clock.monotonic())
-        self._set_alarm()
+        now = self.services.clock.monotonic()
+        self._beats.expect(name, expected, now)
+        self._set_alarm(now)
 
     def _beat(self, name: str) -> None:
-        silent = self._beats.beat(name, self.services.clock.monotonic())
+        now = self.services.clock.monotonic()
+        silent = self._beats.beat(name, now)
         if silent is not None:
-            self._set_alarm()
+            self._set_alarm(now)
             self.services.journal.publish("heartbeat.recovered", component=self.name, beat=name, silent_seconds=silent)
 
-    def _set_alarm(self) -> None:
+    def _set_alarm(self, now: float) -> None:
         """Have a timer for the first name that may be dead, if there is one and the timer is not early enough."""
         loop, at = self._loop, self._beats.next_alarm
         if loop is None or at is None:
             return
-        seconds = max(0.0, at - self.services.clock.monotonic())
         if self._alarm is not None:
             if self._alarm_at <= at:
                 return
             self._alarm.cancel()
         self._alarm_at = at
-        self._alarm = loop.call_later(seconds, self._declare_dead, context=self._context)
+        self._alarm = loop.call_later(max(0.0, at - now), self._declare_dead, context=self._context)
 
     def _declare_dead(self) -> None:
         self._alarm = None
-        dead = self._beats.pop_dead(self.services.clock.monotonic())
-        self._set_alarm()
+        now = self.services.clock.monotonic()
+        dead = self._beats.pop_dead(now)
+        self._set_alarm(now)
         for name, silent in dead:
             self.services.journal.publish(
                 "heartbeat.dead", component=self.name, level=Level.ERROR, beat=name, silent_seconds=silent
@@ -324,13 +330,13 @@ class _Watch(AbstractAsyncContextManager[None]):
 
     async def __aenter__(self) -> None:
         heartbeat = self._heartbeat
-        heartbeat._on_loop(lambda: heartbeat._beats.enter(self._name))  # noqa: SLF001 - two classes of one file
+        heartbeat._on_loop(heartbeat._beats.enter, self._name)  # noqa: SLF001 - two classes of one file
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         heartbeat = self._heartbeat
         failed = CheckResult.from_error(exc).output if isinstance(exc, Exception) else None
-        heartbeat._on_loop(lambda: heartbeat._beats.leave(self._name, failed=failed))  # noqa: SLF001 - as above
+        heartbeat._on_loop(heartbeat._beats.leave, self._name, failed)  # noqa: SLF001 - as above
         if exc_type is None:
             heartbeat.beat(self._name)

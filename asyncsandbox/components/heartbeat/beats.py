@@ -189,7 +189,7 @@ class Beats:
         """Note that a watched block began."""
         self._get(name).running += 1
 
-    def leave(self, name: str, *, failed: str | None) -> None:
+    def leave(self, name: str, failed: str | None) -> None:
         """Note that it ended without a beat, and what it raised, if it failed."""
         line = self._get(name)
         line.running = max(0, line.running - 1)
