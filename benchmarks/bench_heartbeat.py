@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -12,9 +12,9 @@ from asyncsandbox.components.heartbeat import HeartbeatSettings, SchedulerHeartb
 from asyncsandbox.testing.loop import SimLoop
 from asyncsandbox.testing.world import world
 
-SWITCHES = 20_000
+SWITCHES = 200_000
 TASKS = 10
-ROUNDS = 15
+ROUNDS = 7
 BEATS = 50_000
 HOURS = 20
 
@@ -107,13 +107,16 @@ async def live(settings: HeartbeatSettings | None, *, beating: bool) -> None:
             await asyncio.sleep(1 if beating else HOURS * 3600)
 
 
-def simulated_hours_per_second(life: Coroutine[Any, Any, None]) -> float:
-    """Return how many virtual hours pass in a real second."""
-    loop = SimLoop(record=False, max_steps=10**7)
-    with world(loop):
-        began = time.perf_counter()
-        loop.run(life)
-    return HOURS / (time.perf_counter() - began)
+def simulated_hours_per_second(settings: HeartbeatSettings | None, *, beating: bool) -> float:
+    """Return how many virtual hours pass in a real second, the best of some rounds."""
+    best = float("inf")
+    for _ in range(3):
+        loop = SimLoop(record=False, max_steps=10**7)
+        with world(loop):
+            began = time.perf_counter()
+            loop.run(live(settings, beating=beating))
+            best = min(best, time.perf_counter() - began)
+    return HOURS / best
 
 
 def run() -> list[Row]:
@@ -133,12 +136,12 @@ def run() -> list[Row]:
         ("a beat, 1,000 names expected, x asyncio.sleep(0)", asyncio.run(measure_beat()), "<= 2"),
         (
             "simulated hours/s, Sandbox, a beat per second",
-            simulated_hours_per_second(live(None, beating=True)),
+            simulated_hours_per_second(None, beating=True),
             ">= 20",
         ),
         (
             "simulated hours/s, Sandbox, a tick per second",
-            simulated_hours_per_second(live(ticking, beating=False)),
+            simulated_hours_per_second(ticking, beating=False),
             ">= 20",
         ),
     ]
