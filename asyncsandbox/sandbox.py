@@ -27,17 +27,19 @@ from ._core.lifecycle import start_component, start_order, stop_all
 from ._core.mistakes import find_mistakes, judge_ledger, specs_of
 from ._core.runtime import Runtime
 from ._core.saga import Saga
-from ._core.settings import keywords_from_environ, require_name, require_number
+from ._core.settings import require_name, require_number
 from ._core.store_keeper import StoreKeeper
 from .components.alerts import AlertSettings, AlertSystem
 from .components.database import DatabaseSettings, SandboxDatabaseManager
 from .components.dry_run import DryRunLock, DryRunSettings
 from .components.governor import GovernorEnforcer, GovernorSettings
+from .components.heartbeat import HeartbeatSettings, SchedulerHeartbeat
 from .components.idempotency import IdempotencyManager, IdempotencySettings
 from .components.logs import LogSettings, StructuredLogger
 from .components.readiness import ReadinessSettings, SandboxReadinessChecker
 from .components.retry import RetryBackoffManager, RetrySettings
 from .components.worker import WorkerProcess, WorkerSettings
+from .environment import keywords_from
 from .errors import LifecycleError, NoSandboxError
 from .rehearsal import EntryPoint, Plan, entry_point, make_plan
 
@@ -51,28 +53,6 @@ if TYPE_CHECKING:
     from ._core.store import Store
 
 __all__ = ["Sandbox", "SandboxOrchestrator", "SandboxStatus", "current_sandbox"]
-
-_SETTINGS: dict[str, type] = {
-    "alerts": AlertSettings,
-    "database": DatabaseSettings,
-    "dry_run_lock": DryRunSettings,
-    "governor": GovernorSettings,
-    "idempotency_manager": IdempotencySettings,
-    "ledger": LedgerSettings,
-    "logger": LogSettings,
-    "readiness": ReadinessSettings,
-    "retry": RetrySettings,
-    "worker": WorkerSettings,
-}
-_OPTIONS: dict[str, Any] = {
-    "dry_run": bool,
-    "use_memory_db": bool,
-    "database_url": str,
-    "store": str,
-    "namespace": str,
-    "allow_mixed": bool,
-    "shutdown_seconds": float,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +97,7 @@ class Sandbox:
         database: Settings of the database.
         dry_run_lock: Settings of the interlock.
         governor: Settings of the limits.
+        heartbeat: Settings of the watch over loop and beats.
         idempotency_manager: Settings of idempotency keys.
         ledger: Settings of the ledger.
         logger: Settings of the logger.
@@ -147,6 +128,7 @@ class Sandbox:
         database: DatabaseSettings | None = None,
         dry_run_lock: DryRunSettings | None = None,
         governor: GovernorSettings | None = None,
+        heartbeat: HeartbeatSettings | None = None,
         idempotency_manager: IdempotencySettings | None = None,
         ledger: LedgerSettings | None = None,
         logger: LogSettings | None = None,
@@ -162,6 +144,7 @@ class Sandbox:
         self._bindings = ExitStack()
         self.logger = StructuredLogger(settings=logger)
         self.alerts = AlertSystem(settings=alerts)
+        self.heartbeat = SchedulerHeartbeat(settings=heartbeat)
         self.dry_run_lock = DryRunLock(dry_run, settings=dry_run_lock)
         self.database = SandboxDatabaseManager(database_url, use_memory=use_memory_db, settings=database)
         self.retry = RetryBackoffManager(settings=retry)
@@ -169,7 +152,7 @@ class Sandbox:
         self.idempotency_manager = IdempotencyManager(settings=idempotency_manager)
         self.worker = WorkerProcess(settings=worker)
         self.readiness = SandboxReadinessChecker(settings=readiness)
-        watching = (self.logger, self.alerts)  # first, so that they hear of all the others
+        watching = (self.logger, self.alerts, self.heartbeat)  # first, so that they hear of all the others
         at_work = (self.dry_run_lock, self.database, self.retry, self.governor, self.idempotency_manager)
         self._components = start_order((*watching, *at_work, *extra, self.worker, self.readiness))
         journal = Journal(clock := clock or SystemClock())
@@ -219,9 +202,7 @@ class Sandbox:
         Raises:
             ConfigurationError: A variable names nothing, or its text is not usable.
         """
-        given = keywords_from_environ(
-            os.environ if environ is None else environ, "ASYNCSANDBOX_", options=_OPTIONS, settings=_SETTINGS
-        )
+        given = keywords_from(os.environ if environ is None else environ)
         return cls(**{**given, **overrides})
 
     @property

@@ -1,7 +1,7 @@
 """All components under one lifecycle: start, use, look, stop.
 
 $ python 01_complete_setup.py
-components: alerts, database, dry_run_lock, governor, idempotency_manager, logger, readiness, retry, worker
+components: alerts, database, dry_run_lock, governor, heartbeat, idempotency_manager, logger, readiness, retry, worker
 ready: True
 guests: Ada, Grace
 state: running, dry run: True

@@ -12,8 +12,8 @@ from virtual_time import run_virtual
 
 import asyncsandbox.components
 from asyncsandbox import Component, ComponentState, Services
+from asyncsandbox.environment import SETTINGS
 from asyncsandbox.errors import LifecycleError
-from asyncsandbox.sandbox import _SETTINGS
 
 
 def component_classes() -> list[type[Component]]:
@@ -178,7 +178,7 @@ def test_its_settings_say_what_is_allowed(kind: type[Component]) -> None:
     assert first_line.endswith((".", ":")), "the first docstring line says what the component is"
 
 
-@pytest.mark.parametrize("kind", _SETTINGS.values(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", SETTINGS.values(), ids=lambda kind: kind.__name__)
 def test_settings_are_frozen_pickle_and_document_every_field(kind: type) -> None:
     settings = kind()
     copy = pickle.loads(pickle.dumps(settings))

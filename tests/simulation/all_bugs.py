@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from simulation import heartbeat_bugs
 from simulation.alerts_bugs import ALERT_CHECKS, ALERT_MUTANTS
 from simulation.durable_bugs import DURABLE_CHECKS, DURABLE_MUTANTS
 from simulation.governor_bugs import GOVERNOR_CHECKS, GOVERNOR_MUTANTS
@@ -17,6 +18,7 @@ ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "core": (CHECKS, MUTANTS),
     "durable": (DURABLE_CHECKS, DURABLE_MUTANTS),
     "governor": (GOVERNOR_CHECKS, tuple(GOVERNOR_MUTANTS)),
+    "heartbeat": (heartbeat_bugs.CHECKS, heartbeat_bugs.MUTANTS),
     "idempotency": (IDEMPOTENCY_CHECKS, tuple(IDEMPOTENCY_MUTANTS)),
     "retry": (RETRY_CHECKS, tuple(RETRY_MUTANTS)),
     "store": (STORE_CHECKS, STORE_MUTANTS),

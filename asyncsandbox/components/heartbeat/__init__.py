@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import TracebackType
 
+    from ..._core.journal import Event
+
 __all__ = [
     "BeatState",
     "BeatStatus",
@@ -50,6 +52,8 @@ __all__ = [
 
 
 Ts = TypeVarTuple("Ts")
+
+_SCHEDULE_GRACE_SECONDS = (1.0, 60.0)  # at least, so that a slow step is no death; at most, so that a silent day is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +155,8 @@ class SchedulerHeartbeat(Component):
         self._context: Context | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
+        self._unsubscribe: Callable[[], None] | None = None
+        self._skipped: set[str] = set()  # schedules whose last firing was skipped
 
     def expect(
         self, name: str, *, expect_every_seconds: float, grace_seconds: float | None = None, critical: bool = True
@@ -241,8 +247,12 @@ class SchedulerHeartbeat(Component):
         now = clock.monotonic()
         self._beats.start(now)
         self._set_alarm(now)
+        self._unsubscribe = self.services.journal.subscribe(self._hear)
 
     async def _stop(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        self._skipped.clear()
         self._beats.stop()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -292,6 +302,25 @@ class SchedulerHeartbeat(Component):
             self.services.journal.publish(
                 "heartbeat.dead", component=self.name, level=Level.ERROR, beat=name, silent_seconds=silent
             )
+
+    def _hear(self, event: Event) -> None:
+        """Expect a beat of each schedule, which says in the journal what it did and when it is due again."""
+        if not event.name.startswith("schedule."):
+            return
+        name, due = f"schedule {event.fields['schedule']}", event.fields.get("next_in_seconds")
+        if event.name == "schedule.skipped":
+            if name in self._skipped:
+                return  # time and again is as bad as silence
+            self._skipped.add(name)
+        else:
+            self._skipped.discard(name)
+        if event.name != "schedule.started":
+            self.beat(name)
+        if isinstance(due, float):
+            least, most = _SCHEDULE_GRACE_SECONDS
+            self.expect(name, expect_every_seconds=due, grace_seconds=min(max(due / 2, least), most))
+        else:
+            self.stop_expecting(name)
 
     def _tell_stall(self, stall: Stall) -> None:
         self.services.journal.publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
 
@@ -99,8 +100,21 @@ class Schedule:
     async def keep(self, clock: Clock, submit: Submit, tell: Tell) -> None:
         """Submit its jobs when they are due, until the worker stops.
 
+        It says what it does, and when the next firing is due, so that somebody else can tell when one stays out.
+
+        Raises:
+            asyncio.CancelledError: The worker stops.
+
         Concurrency: in a task of its own. Cancellation: ends it.
         """
+        try:
+            await self._fire_on_time(clock, submit, tell)
+        except asyncio.CancelledError:
+            tell("schedule.stopped", schedule=self.name)
+            raise
+        tell("schedule.stopped", schedule=self.name)
+
+    async def _fire_on_time(self, clock: Clock, submit: Submit, tell: Tell) -> None:
         now = self.trigger.now(clock)
         self.trigger.begin(now)
         at = self.trigger.get_next(now)
