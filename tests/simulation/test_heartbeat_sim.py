@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from asyncsandbox import Sandbox
 from asyncsandbox._core.component import ComponentState
+from asyncsandbox._core.journal import Event
 from asyncsandbox.components.heartbeat import BeatState, BeatStatus, HeartbeatSettings, SchedulerHeartbeat
+from asyncsandbox.components.worker.trigger import Every
 from asyncsandbox.testing import DeadlockError, Simulation, scenarios, simulate
 from asyncsandbox.testing.loop import SimLoop
 from asyncsandbox.testing.world import world
@@ -18,6 +21,7 @@ PAUSES = scenarios(pauses=2, sweep=150)
 LOOPS = {"naps": st.lists(st.sampled_from([0.5, 1.0, 2.5, 5.0]), min_size=1, max_size=4)}
 WATCHED = {"outcomes": st.lists(st.sampled_from(["end", "raise", "cancel"]), min_size=1, max_size=4)}
 STARTS = {"cancel_after": st.integers(0, 3), "ticks": st.booleans()}
+JOBS = {"durations": st.lists(st.sampled_from([0.0, 4.0, 12.0, 23.0, 47.0]), max_size=3)}
 STALLS = {"seconds": st.sampled_from([0.0, 0.4, 0.9, 1.0, 1.4, 1.6, 3.0])}
 plain = settings(database=None, deadline=None)
 
@@ -165,7 +169,7 @@ async def test_a_loop_that_stands_still_is_told_of_by_the_tick_alone(sim: Simula
 
 
 async def wait_for_ever() -> None:
-    async with Sandbox(extra=(SchedulerHeartbeat(),)):
+    async with Sandbox():
         await asyncio.Event().wait()
 
 
@@ -178,8 +182,8 @@ def test_a_deadlock_is_still_noticed_beside_a_heartbeat() -> None:
 @settings(plain, max_examples=10)
 @simulate(scenarios(pauses=1, sweep=20))
 async def test_a_whole_sandbox_lives_for_hours_beside_a_heartbeat(sim: Simulation) -> None:
-    heartbeat = SchedulerHeartbeat()
-    async with Sandbox(extra=(heartbeat,)) as sandbox:
+    async with Sandbox() as sandbox:
+        heartbeat = sandbox.heartbeat
         heartbeat.expect("main", expect_every_seconds=1, grace_seconds=1)
         for _ in range(3600):
             heartbeat.beat("main")
@@ -189,3 +193,76 @@ async def test_a_whole_sandbox_lives_for_hours_beside_a_heartbeat(sim: Simulatio
         await asyncio.sleep(3600)
         assert not await sandbox.is_ready()
         assert tell(heartbeat, "main") == ["dead"]
+
+
+@settings(plain, max_examples=60)
+@simulate(PAUSES, **JOBS)
+async def test_a_schedule_that_is_silent_turns_the_verdict_and_one_that_fires_turns_it_back(
+    sim: Simulation, durations: list[float]
+) -> None:
+    loop = asyncio.get_running_loop()
+    left = list(durations)
+    sandbox = Sandbox(dry_run=False)
+    told: list[tuple[str, float]] = []
+
+    @sandbox.worker.scheduled(every_seconds=10, name="tick")
+    async def tick() -> None:
+        await asyncio.sleep(left.pop(0) if left else 0)
+
+    def note(event: Event) -> None:
+        if event.name.startswith(("schedule.", "heartbeat.")):
+            told.append((event.name, loop.time()))
+
+    sandbox._services.journal.subscribe(note)
+    async with sandbox:
+        await asyncio.sleep(10 * len(durations) + sum(durations) + 33.5)
+        assert sandbox.heartbeat.is_healthy() is True, "in the end it fires on time"
+        assert get_beat(sandbox.heartbeat, "schedule tick").state is BeatState.HEALTHY
+        alerts = sandbox.alerts.get_alerts(task_name="heartbeat.dead")
+        assert [alert.resolved for alert in alerts] == [False, True] * says(told, "dead")
+    assert told[-1][0] == "schedule.stopped"
+    assert get_beat(sandbox.heartbeat, "schedule tick").state is BeatState.STOPPED
+
+    expected, since, skips = 0, 0.0, 0
+    for name, at in told:
+        if name in {"schedule.fired", "schedule.skipped"}:
+            skips = 0 if name == "schedule.fired" else skips + 1
+            if skips < 2:
+                expected += at - since > 15 + 1e-6
+                since = at
+    assert says(told, "dead") == says(told, "recovered") == expected
+
+
+def says(told: list[tuple[str, float]], what: str) -> int:
+    return sum(name == f"heartbeat.{what}" for name, _ in told)
+
+
+class BreaksOnThirdLook(Every):
+    looks = 0
+
+    def get_next(self, after: float) -> float:
+        self.looks += 1
+        if self.looks == 3:
+            raise ValueError("no such day")
+        return super().get_next(after)
+
+
+@settings(plain, max_examples=30)
+@simulate(PAUSES)
+async def test_a_schedule_whose_task_died_is_silent(sim: Simulation) -> None:
+    sandbox = Sandbox(dry_run=False)
+
+    @sandbox.worker.scheduled(every_seconds=10, name="tick")
+    async def tick() -> None:
+        pass
+
+    schedules = sandbox.worker._schedules
+    schedules["tick"] = replace(schedules["tick"], trigger=BreaksOnThirdLook(10))
+    async with sandbox:
+        await asyncio.sleep(24)
+        assert await sandbox.is_ready()
+        await asyncio.sleep(2)
+        assert not sandbox.heartbeat.is_healthy()
+        assert not await sandbox.is_ready()
+        (alert,) = sandbox.alerts.get_alerts(task_name="heartbeat.dead")
+        assert (alert.severity, alert.context["beat"]) == ("critical", "schedule tick")
