@@ -6,6 +6,7 @@ from simulation.mutants import Check, Mutant
 from asyncsandbox.components.heartbeat import SchedulerHeartbeat, _Watch
 from asyncsandbox.components.heartbeat.beats import Beats
 from asyncsandbox.components.heartbeat.monitor import Monitor
+from asyncsandbox.components.worker.schedule import Schedule
 
 CHECKS: dict[str, Check] = {
     "beats": Check(
@@ -27,6 +28,14 @@ CHECKS: dict[str, Check] = {
         test=test_heartbeat_sim.test_a_loop_that_stands_still_is_told_of_by_the_tick_alone,
         what=test_heartbeat_sim.PAUSES,
         inputs=test_heartbeat_sim.STALLS,
+    ),
+    "schedules": Check(
+        test=test_heartbeat_sim.test_a_schedule_that_is_silent_turns_the_verdict_and_one_that_fires_turns_it_back,
+        what=test_heartbeat_sim.PAUSES,
+        inputs=test_heartbeat_sim.JOBS,
+    ),
+    "dead schedule": Check(
+        test=test_heartbeat_sim.test_a_schedule_whose_task_died_is_silent, what=test_heartbeat_sim.PAUSES
     ),
 }
 
@@ -67,4 +76,23 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("ticks once", "stalls", Monitor._tick, "        self._set_timer(now)\n", ""),
     Mutant("lag from the last tick", "stalls", Monitor._set_timer, "now + self._settings.tick_seconds", "now"),
     Mutant("stall not told", "stalls", Monitor._note, "self._on_stall(stall)", "pass"),
+    Mutant("nothing heard", "dead schedule", SchedulerHeartbeat._hear, "isinstance(due, float)", "False"),
+    Mutant("skips are life", "schedules", SchedulerHeartbeat._hear, "if name in self._skipped:", "if False:"),
+    Mutant("no skip let pass", "schedules", SchedulerHeartbeat._hear, "if name in self._skipped:", "if True:"),
+    Mutant("skips for ever", "schedules", SchedulerHeartbeat._hear, "self._skipped.discard(name)", "pass"),
+    Mutant("a firing is no beat", "schedules", SchedulerHeartbeat._hear, 'event.name != "schedule.started"', "False"),
+    Mutant(
+        "end not told",
+        "schedules",
+        Schedule.keep,
+        'tell("schedule.stopped", schedule=self.name)\n            raise',
+        "raise",
+    ),
+    Mutant(
+        "death taken for an end",
+        "dead schedule",
+        Schedule.keep,
+        "except asyncio.CancelledError:",
+        "except BaseException:",
+    ),
 )
