@@ -48,6 +48,7 @@ from .options import (
 )
 from .records import IdempotencyRecord, IdempotencyRecords, InMemoryIdempotencyRecords, Outcome, RecordState
 from .runs import Run, conflict
+from .store_records import StoreIdempotencyRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -114,10 +115,14 @@ class IdempotencyManager(Component):
         self._hits: dict[str, Hit] = {}
 
     def bind(self, services: Services) -> None:
-        """Give the manager its collaborators; records of its own follow their clock, unless they are in use."""
+        """Give the manager its collaborators; its own records are in their store, or by their clock if unused."""
         super().bind(services)
         self._hits.clear()  # they expire by the former clock
-        if self._has_own_records and not any(self._records.count().values()):
+        if not self._has_own_records:
+            return
+        if services.store is not None and services.owner is not None:
+            self._records = StoreIdempotencyRecords(services.store, services.owner)
+        elif not any(self._records.count().values()):
             self._records = InMemoryIdempotencyRecords(max_records=self._settings.max_records, clock=services.clock)
 
     @overload
