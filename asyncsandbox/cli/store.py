@@ -41,7 +41,11 @@ _WIDTH: Final = 100
 
 def get_schemas() -> tuple[Schema, ...]:
     """Return the schemas of all components that keep something in the store."""
-    return ()
+    from .._core.action_rows import ACTIONS
+    from .._core.owners import OWNERS
+    from ..components.idempotency.store_records import IDEMPOTENCY
+
+    return (OWNERS, ACTIONS, IDEMPOTENCY)
 
 
 def make_store_app() -> App:

@@ -7,6 +7,7 @@ from simulation.alerts_bugs import ALERT_CHECKS, ALERT_MUTANTS
 from simulation.durable_bugs import DURABLE_CHECKS, DURABLE_MUTANTS
 from simulation.governor_bugs import GOVERNOR_CHECKS, GOVERNOR_MUTANTS
 from simulation.idempotency_bugs import IDEMPOTENCY_CHECKS, IDEMPOTENCY_MUTANTS
+from simulation.idempotency_store_bugs import IDEMPOTENCY_STORE_CHECKS, IDEMPOTENCY_STORE_MUTANTS
 from simulation.mutants import CHECKS, Check, Mutant
 from simulation.retry_bugs import RETRY_CHECKS, RETRY_MUTANTS
 from simulation.seeded_bugs import MUTANTS
@@ -20,6 +21,7 @@ ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "governor": (GOVERNOR_CHECKS, tuple(GOVERNOR_MUTANTS)),
     "heartbeat": (heartbeat_bugs.CHECKS, heartbeat_bugs.MUTANTS),
     "idempotency": (IDEMPOTENCY_CHECKS, tuple(IDEMPOTENCY_MUTANTS)),
+    "idempotency store": (IDEMPOTENCY_STORE_CHECKS, IDEMPOTENCY_STORE_MUTANTS),
     "retry": (RETRY_CHECKS, tuple(RETRY_MUTANTS)),
     "store": (STORE_CHECKS, STORE_MUTANTS),
     "worker": (WORKER_CHECKS, tuple(WORKER_MUTANTS)),

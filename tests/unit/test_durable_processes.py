@@ -1,19 +1,16 @@
 """The ledger among real processes: killed, stalled and racing ones, on SQLite and PostgreSQL."""
 
 import asyncio
-import os
-import queue
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import PATIENCE_SECONDS, Child
 from postgres import with_schema
 
 from asyncsandbox import LedgerSettings, Sandbox, irreversible
@@ -22,9 +19,7 @@ from asyncsandbox._core.owners import Owner, OwnerState
 from asyncsandbox.errors import OutcomeUnknownError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere no death is ever proven")
-PROJECT = Path(__file__).parents[2]
 LEASE = 1.0
-PATIENCE_SECONDS = 20.0
 
 CHILD = """
 import asyncio, os, sys
@@ -114,8 +109,8 @@ class Shop:
         self.children: list[Child] = []
         Shop.effects = []
 
-    def open(self, *broken: str, lease: float = LEASE) -> "Child":
-        child = Child([self.place, str(self._log), str(lease), *broken])
+    def open(self, *broken: str, lease: float = LEASE) -> Child:
+        child = Child(CHILD, self.place, self._log, lease, *broken)
         self.children.append(child)
         return child
 
@@ -124,55 +119,6 @@ class Shop:
 
     def charged(self) -> list[str]:
         return (self._log.read_text().split() if self._log.exists() else []) + Shop.effects
-
-
-class Child:
-    """Another process with a sandbox."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, *words],
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        )  # fmt: skip
-        self._said: queue.Queue[str] = queue.Queue()
-        self._listening = threading.Thread(target=self._listen, daemon=True)
-        self._listening.start()
-        assert self.hear() == "up"
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._said.put(line.strip())
-
-    def hear(self) -> str:
-        return self._said.get(timeout=PATIENCE_SECONDS)
-
-    def tell(self, line: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{line}\n")
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self._close()
-
-    def _close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait(PATIENCE_SECONDS)
-        self._listening.join()
-        self.process.stdout.close()
-
-    def heard(self) -> list[str]:
-        return list(self._said.queue)
-
-    def end(self) -> None:
-        self._close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

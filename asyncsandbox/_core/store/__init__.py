@@ -35,7 +35,7 @@ from ..settings import require_name, require_number
 from .engine import Engine, StoreSettings
 from .info import SchemaInfo, StoreInfo, TableInfo, describing
 from .location import parse_location
-from .operations import Bound, Operation, Result, Row, Value
+from .operations import Bound, Dialect, Operation, Result, Row, Value
 from .schema import Migration, Schema, SchemaChange, migrating
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bound",
+    "Dialect",
     "Migration",
     "Operation",
     "Result",
@@ -140,6 +141,11 @@ class Store:
     def is_durable(self) -> bool:
         """Whether it outlives the process."""
         return self._engine.kind != "memory"
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose SQL it speaks."""
+        return self._engine.dialect
 
     def within(self, namespace: str) -> Store:
         """Return this store for another namespace: the same database, connections and schemas.

@@ -29,14 +29,14 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from ..._core.clock import Ticker
-from ..._core.codec import is_writable
 from ..._core.component import Component, ComponentState
 from ..._core.must_await import MustAwait
 from ..._core.results import encode_result
 from ..._core.tasks import outlast
-from ...errors import ConfigurationError, IdempotencyStateError, NotStartedError
-from .calls import Call, Subjects
+from ...errors import ConfigurationError, IdempotencyStateError, LifecycleError, NotStartedError
+from .calls import Call, Subjects, require_key
 from .flights import Flight, Hit, Raised, read_stored
+from .in_session import InSession, Transactions
 from .options import (
     IdempotencyOptions,
     IdempotencySettings,
@@ -48,10 +48,12 @@ from .options import (
 )
 from .records import IdempotencyRecord, IdempotencyRecords, InMemoryIdempotencyRecords, Outcome, RecordState
 from .runs import Run, conflict
-from .store_records import StoreIdempotencyRecords
+from .store_records import make_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     from ..._core.component import Services
 
@@ -113,17 +115,23 @@ class IdempotencyManager(Component):
         self._subjects = Subjects()
         self._flights: dict[str, Flight] = {}
         self._hits: dict[str, Hit] = {}
+        self._transactions = Transactions(self.services, self._settings, self._process)
 
     def bind(self, services: Services) -> None:
-        """Give the manager its collaborators; its own records are in their store, or by their clock if unused."""
+        """Give the manager its collaborators; its own records are in their store, or by their clock if unused.
+
+        Raises:
+            LifecycleError: It is running; or keys were used that the store would not know.
+        """
+        own = self._has_own_records and isinstance(self._records, InMemoryIdempotencyRecords)
+        in_use = own and any(self._records.count().values())
+        if in_use and services.owner is not None:
+            raise LifecycleError("keys were used before the store was there: start the sandbox first")
         super().bind(services)
         self._hits.clear()  # they expire by the former clock
-        if not self._has_own_records:
-            return
-        if services.store is not None and services.owner is not None:
-            self._records = StoreIdempotencyRecords(services.store, services.owner)
-        elif not any(self._records.count().values()):
-            self._records = InMemoryIdempotencyRecords(max_records=self._settings.max_records, clock=services.clock)
+        if self._has_own_records and not in_use:
+            self._records = make_records(services, max_records=self._settings.max_records)
+        self._transactions = Transactions(services, self._settings, self._process)
 
     @overload
     async def process_idempotent(
@@ -192,6 +200,17 @@ class IdempotencyManager(Component):
 
         return decorate
 
+    def in_session(self, session: AsyncSession) -> InSession:
+        """Return what makes calls idempotent inside a session's transaction: rows and result commit together or not.
+
+        For sandboxes whose store is the PostgreSQL database of the session. In a dry run the results are kept in
+        memory, as those of other calls. Actions are never part of the transaction.
+
+        Args:
+            session: An `AsyncSession`; whoever opened it commits it.
+        """
+        return InSession(session, self._transactions)
+
     def is_duplicate(self, key: str) -> MustAwait[bool]:
         """Say whether a call of the key runs, has run, or is UNKNOWN; to be awaited.
 
@@ -212,7 +231,7 @@ class IdempotencyManager(Component):
             ConfigurationError: The key is empty or no string.
             ResultUnavailableError: The call has run, but its result could not be stored.
         """
-        record = await self._records.get(_require_key(key))
+        record = await self._records.get(require_key(key))
         if record is None or record.state is not RecordState.DONE:
             return default
         return read_stored(f"{record.fingerprint.partition('#')[0]}[{key}]", record)
@@ -242,7 +261,7 @@ class IdempotencyManager(Component):
             IdempotencyStateError: The key is neither UNKNOWN nor failed.
             ResultCodecError: The result cannot be stored; nothing has changed.
         """
-        record = await self._records.get(_require_key(key))
+        record = await self._records.get(require_key(key))
         wanted = "happened" if happened else "did not happen"
         if record is None or record.state not in (RecordState.UNKNOWN, RecordState.FAILED):
             raise IdempotencyStateError(key, "absent" if record is None else record.state, wanted)
@@ -270,12 +289,12 @@ class IdempotencyManager(Component):
         )
 
     async def _is_duplicate(self, key: str) -> bool:
-        return _require_key(key) in self._flights or await self._records.get(key) is not None
+        return require_key(key) in self._flights or await self._records.get(key) is not None
 
     async def _process(
         self, key: object, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], policy: Policy
     ) -> Any:
-        key = _require_key(key)
+        key = require_key(key)
         hit = self._get_hit(key)
         if hit is not None and hit.fits(func, args, kwargs):
             return hit.give()
@@ -368,9 +387,3 @@ class IdempotencyManager(Component):
 
 
 _inside: ContextVar[tuple[Flight, ...]] = ContextVar("asyncsandbox_idempotency_inside", default=())
-
-
-def _require_key(key: object) -> str:
-    if not isinstance(key, str) or not key or not is_writable(key):
-        raise ConfigurationError("key", key, "give a string that is not empty")
-    return key

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from ..._core.codec import Canonical, digest
+from ..._core.codec import Canonical, digest, is_writable
 from ..._core.decorators import Arguments, as_coroutine_function, bound_object
 from ..._core.tasks import complete
 from ...errors import ConfigurationError
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 
     from .options import Policy
 
-__all__ = ["NOTHING", "Call", "Shape", "Subject", "Subjects"]
+__all__ = ["NOTHING", "Call", "Shape", "Subject", "Subjects", "require_key"]
+
+
+def require_key(key: object) -> str:
+    """Return the key.
+
+    Raises:
+        ConfigurationError: It is empty, or no string that can be written.
+    """
+    if not isinstance(key, str) or not key or not is_writable(key):
+        raise ConfigurationError("key", key, "give a string that is not empty")
+    return key
 
 
 class Subject:

@@ -85,6 +85,16 @@ class Raised:
         raise self._error.with_traceback(self._traceback)
 
 
+def encode_within(result: object, max_result_bytes: int) -> StoredResult | str:
+    """Return a result in bytes, or the reason why that is not possible."""
+    try:
+        stored = encode_result(result)
+    except ResultCodecError as error:
+        return str(error)
+    size = len(stored.data)
+    return stored if size <= max_result_bytes else f"its {size} bytes are more than max_result_bytes={max_result_bytes}"
+
+
 def read_stored(call: str, record: IdempotencyRecord) -> Any:
     """Return what was stored of an earlier call.
 

@@ -11,9 +11,9 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from ..._core.journal import Level
-from ..._core.results import StoredResult, encode_result
-from ...errors import IdempotencyConflictError, IdempotencyUnknownError, ResultCodecError
-from .flights import Hit, Raised, Returned, read_stored
+from ..._core.results import StoredResult
+from ...errors import IdempotencyConflictError, IdempotencyUnknownError
+from .flights import Hit, Raised, Returned, encode_within, read_stored
 from .options import OnUnknown
 from .records import Outcome, RecordState
 
@@ -202,13 +202,7 @@ class Run:
         return Outcome(state, result=stored.data, ttl_seconds=ttl_seconds)
 
     def _encode(self, result: object) -> StoredResult | str:
-        """Return a result in bytes, or the reason why that is not possible."""
-        try:
-            stored = encode_result(result)
-        except ResultCodecError as error:
-            return str(error)
-        size, most = len(stored.data), self._max_result_bytes
-        return stored if size <= most else f"its {size} bytes are more than max_result_bytes={most}"
+        return encode_within(result, self._max_result_bytes)
 
     def _unknown(self, reason: str) -> IdempotencyUnknownError:
         self._publish("idempotency.unknown", reason=reason)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ..._core.action_rows import plain_text
@@ -31,12 +32,15 @@ from ..._core.clock import SystemClock
 from ..._core.owners import LEASED, OWNERS, Owner, OwnerState
 from ..._core.store import Migration, Operation, Schema, open_store
 from ...errors import StoreUnavailableError
-from .records import IdempotencyRecord, Outcome, RecordState
+from .records import IdempotencyRecord, InMemoryIdempotencyRecords, Outcome, RecordState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..._core.clock import Clock
+    from ..._core.component import Services
     from ..._core.store import Row, Store
+    from .records import IdempotencyRecords
 
 __all__ = ["IDEMPOTENCY", "OWNERS", "Owner", "StoreIdempotencyRecords", "SystemClock", "asyncio", "open_store"]
 
@@ -79,6 +83,15 @@ GET: Final = Operation(
 DELETE_EXPIRED: Final = Operation(
     "idempotency.delete_expired", "DELETE FROM sandbox_idempotency WHERE ns = :ns AND expires_at <= :now"
 )
+_OLDEST: Final = "DELETE FROM sandbox_idempotency WHERE ns = :ns AND key IN (SELECT key FROM sandbox_idempotency "
+SWEEP: Final = Operation(
+    "idempotency.sweep",
+    f"{_OLDEST}WHERE ns = :ns AND expires_at <= :now ORDER BY expires_at LIMIT :most) AND expires_at <= :now",
+)
+_PRUNE: Final = Operation(
+    "idempotency.prune",
+    f"{_OLDEST}WHERE ns = :ns AND expires_at < :before ORDER BY expires_at LIMIT :most) AND expires_at < :before",
+)
 IDEMPOTENCY: Final = Schema(
     name="idempotency",
     tables=("sandbox_idempotency",),
@@ -90,11 +103,24 @@ IDEMPOTENCY: Final = Schema(
             "CREATE INDEX sandbox_idempotency_expiry ON sandbox_idempotency (ns, expires_at)",
         ),
     ),
-    operations=(CLAIM, FINISH, RELEASE, GET, DELETE_EXPIRED),
+    operations=(CLAIM, FINISH, RELEASE, GET, DELETE_EXPIRED, SWEEP),
+    prune=_PRUNE,
 )
+
+
+def make_records(services: Services, *, max_records: int) -> IdempotencyRecords:
+    """Return where a manager remembers keys: in the store of its sandbox if there is one, else in memory."""
+    if services.store is None:
+        return InMemoryIdempotencyRecords(max_records=max_records, clock=services.clock)
+    if services.owner is None:
+        return RehearsalIdempotencyRecords(services.store, max_records=max_records, clock=services.clock)
+    return StoreIdempotencyRecords(services.store, services.owner)
+
 
 _LOOK_AGAIN_SECONDS: Final = 0.5
 _ATTEMPTS: Final = 3
+_PER_SWEEP: Final = 50  # claims, each of which stands for two records that may have expired
+_ENDED: Final = (RecordState.DONE, RecordState.FAILED)
 _GONE: Final = "whoever began it has gone without saying how it ended"
 
 
@@ -114,6 +140,7 @@ class StoreIdempotencyRecords:
         self._attached_for: str | None = None
         self._holders: dict[str, asyncio.Task[Any]] = {}
         self._seen = 0
+        self._claims = 0
 
     async def claim(
         self, key: str, fingerprint: str, fence: str, *, holder: asyncio.Task[Any], instead_of: str | None = None
@@ -139,6 +166,7 @@ class StoreIdempotencyRecords:
             record = await self.get(key)
             replaceable = record is None or (record.fence == instead_of and record.state is RecordState.UNKNOWN)
             if record is not None and (written.count or not replaceable):
+                await self._sweep(written.count)
                 return record
             await self._owner.renew()  # it had expired, or the record has gone since
         raise StoreUnavailableError("idempotency.claim", "the lease of this sandbox is over and cannot be renewed")
@@ -177,16 +205,10 @@ class StoreIdempotencyRecords:
             return None
         state, verdict = RecordState(row["state"]), self._owner.judge(row["owner"], leased=bool(row["leased"]))
         abandoned = state is RecordState.IN_PROGRESS and (verdict is not OwnerState.ALIVE or self._is_surely_over(row))
-        return IdempotencyRecord(
-            key=key,
-            fingerprint=row["fingerprint"],
-            state=RecordState.UNKNOWN if abandoned else state,
-            fence=row["fence"],
-            result=row["result"],
-            reason=_GONE if abandoned else row["reason"],
-            expires_in_seconds=row["seconds_left"],
-            owner_died=verdict is OwnerState.DEAD,
-        )
+        record = _view(row)
+        if abandoned:
+            record = replace(record, state=RecordState.UNKNOWN, reason=_GONE)
+        return replace(record, owner_died=verdict is OwnerState.DEAD)
 
     async def delete_expired(self) -> int:
         """Forget the records that have expired; return how many."""
@@ -199,6 +221,13 @@ class StoreIdempotencyRecords:
     async def _find(self, key: str) -> Row | None:
         rows = await self._store.read(await self._ready(GET), key=key)
         return rows[0] if rows else None
+
+    async def _sweep(self, claimed: int) -> None:
+        """Forget two expired records for each claim, so that what nobody asks for does not pile up."""
+        self._claims += claimed
+        if self._claims >= _PER_SWEEP:
+            self._claims = 0
+            await self._store.write(SWEEP, most=2 * _PER_SWEEP)
 
     def _let_go(self, fence: str, written: int) -> bool:
         if written:
@@ -217,3 +246,48 @@ class StoreIdempotencyRecords:
             await self._store.attach(OWNERS, IDEMPOTENCY)
             self._attached_for = self._owner.id
         return operation
+
+
+def _view(row: Row) -> IdempotencyRecord:
+    return IdempotencyRecord(
+        key=row["key"],
+        fingerprint=row["fingerprint"],
+        state=RecordState(row["state"]),
+        fence=row["fence"],
+        result=row["result"],
+        reason=row["reason"],
+        expires_in_seconds=row["seconds_left"],
+    )
+
+
+class RehearsalIdempotencyRecords(InMemoryIdempotencyRecords):
+    """Keys of a dry run in memory, and those of the store whose outcome is there: it reads them, and writes nothing.
+
+    Concurrency: for the loop the store was opened on. Cancellation: nothing is left behind.
+
+    Args:
+        store: Where the live records are.
+        max_records: How many keys it holds (>= 1).
+        clock: Time.
+    """
+
+    def __init__(self, store: Store, *, max_records: int, clock: Clock) -> None:
+        super().__init__(max_records=max_records, clock=clock)
+        self._store = store
+
+    async def claim(
+        self, key: str, fingerprint: str, fence: str, *, holder: asyncio.Task[Any], instead_of: str | None = None
+    ) -> IdempotencyRecord:
+        """Insert a record in progress, unless there is one or the call has really ended."""
+        return await self._get_live(key) or await super().claim(
+            key, fingerprint, fence, holder=holder, instead_of=instead_of
+        )
+
+    async def get(self, key: str) -> IdempotencyRecord | None:
+        """Return the record of a key, of this rehearsal or of a call that has really ended."""
+        return await super().get(key) or await self._get_live(key)
+
+    async def _get_live(self, key: str) -> IdempotencyRecord | None:
+        await self._store.attach(OWNERS, IDEMPOTENCY)
+        rows = await self._store.read(GET, key=key)
+        return _view(rows[0]) if rows and rows[0]["state"] in _ENDED else None
