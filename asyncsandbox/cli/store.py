@@ -43,10 +43,11 @@ def get_schemas() -> tuple[Schema, ...]:
     """Return the schemas of all components that keep something in the store."""
     from .._core.action_rows import ACTIONS
     from .._core.owners import OWNERS
+    from ..components.governor.shared import LIMITS
     from ..components.idempotency.in_session import IN_SESSION
     from ..components.idempotency.store_records import IDEMPOTENCY
 
-    return (OWNERS, ACTIONS, IDEMPOTENCY, IN_SESSION)
+    return (OWNERS, ACTIONS, LIMITS, IDEMPOTENCY, IN_SESSION)
 
 
 def make_store_app() -> App:

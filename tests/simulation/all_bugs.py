@@ -6,6 +6,7 @@ from simulation import heartbeat_bugs
 from simulation.alerts_bugs import ALERT_CHECKS, ALERT_MUTANTS
 from simulation.durable_bugs import DURABLE_CHECKS, DURABLE_MUTANTS
 from simulation.governor_bugs import GOVERNOR_CHECKS, GOVERNOR_MUTANTS
+from simulation.governor_shared_bugs import GOVERNOR_SHARED_CHECKS, GOVERNOR_SHARED_MUTANTS
 from simulation.idempotency_bugs import IDEMPOTENCY_CHECKS, IDEMPOTENCY_MUTANTS
 from simulation.idempotency_store_bugs import IDEMPOTENCY_STORE_CHECKS, IDEMPOTENCY_STORE_MUTANTS
 from simulation.mutants import CHECKS, Check, Mutant
@@ -19,6 +20,7 @@ ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "core": (CHECKS, MUTANTS),
     "durable": (DURABLE_CHECKS, DURABLE_MUTANTS),
     "governor": (GOVERNOR_CHECKS, tuple(GOVERNOR_MUTANTS)),
+    "governor shared": (GOVERNOR_SHARED_CHECKS, GOVERNOR_SHARED_MUTANTS),
     "heartbeat": (heartbeat_bugs.CHECKS, heartbeat_bugs.MUTANTS),
     "idempotency": (IDEMPOTENCY_CHECKS, tuple(IDEMPOTENCY_MUTANTS)),
     "idempotency store": (IDEMPOTENCY_STORE_CHECKS, IDEMPOTENCY_STORE_MUTANTS),

@@ -1323,7 +1323,7 @@ async def test_status_is_json_and_spends_nothing() -> None:
     whole = json.loads(json.dumps(asdict(governor.get_status())))
     assert [status["resource"] for status in whole["limits"]] == ["both", "r"]
     assert whole["limits"][1]["limits"] == [
-        {"max_requests": 3, "window_seconds": 60, "per": "user", "max_concurrent": None}
+        {"max_requests": 3, "window_seconds": 60, "per": "user", "max_concurrent": None, "shared": False}
     ]
 
 

@@ -28,10 +28,12 @@ from ..._core.clock import Ticker
 from ..._core.component import Component, ComponentStatus
 from ..._core.context import get_deadline
 from ..._core.settings import require_number
+from ...errors import LimitExceededError
 from .forecast import get_least_seconds
 from .limits import Declared, Limit, LimitDecision, LimitStatus, parse_limits, require_cost
 from .permits import DryLine, HeldPermit, PermitBlock, PermitDecorator, limit_calls
 from .rulebook import RuleBook
+from .shared import SharedLines
 from .window import ALWAYS
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ class GovernorEnforcer(Component):
             max_keys=self._settings.max_keys, ticker=self._ticker, get_journal=lambda: self.services.journal
         )
         self._lines = self._book.lines  # one step nearer
+        self._shared = SharedLines(self._book, self._settings.max_keys)
         self._wanted: Counter[tuple[str, Hashable]] = Counter()
         for resource, limits in self._settings.limits.items():
             self.set_limits(resource, limits)
@@ -130,13 +133,15 @@ class GovernorEnforcer(Component):
         *,
         per: str | None = None,
         max_concurrent: int | None = None,
+        shared: bool = False,
     ) -> None:
         """Let a resource have exactly this limit; see `Limit`. What was admitted before stays counted.
 
         Raises:
             ConfigurationError: A value is out of its range, or the resource is in use and counts by something else.
         """
-        self.set_limits(resource, [Limit(max_requests, window_seconds, per=per, max_concurrent=max_concurrent)])
+        limit = Limit(max_requests, window_seconds, per=per, max_concurrent=max_concurrent, shared=shared)
+        self.set_limits(resource, [limit])
 
     def set_limits(self, resource: str, limits: Sequence[Limit] | Limit) -> None:
         """Let a resource have exactly these limits: a call is admitted by all of them, or spends nothing.
@@ -169,7 +174,7 @@ class GovernorEnforcer(Component):
         try:
             line = self._lines[resource][per]
         except (KeyError, TypeError):
-            return self._check(resource, per, cost)
+            return await self._check_shared(resource, per, cost)
         now = self._ticker.now()
         if now < line.fresh_until and cost is _ONE and (spare := line.spare - 1) >= 0:  # what `take` comes to, unrolled
             line.spare = spare
@@ -184,7 +189,8 @@ class GovernorEnforcer(Component):
             LimitExceededError: It may not; ``retry_after_seconds`` says when it may.
             ConfigurationError: As for `check_limit`.
         """
-        error, _ = self._book.judge(resource, per, cost)
+        shared = self._shared.find(self.services, resource, per, cost)
+        error = self._book.judge(resource, per, cost)[0] if shared is None else await shared.check(cost)
         if error is not None:
             raise error
 
@@ -268,6 +274,12 @@ class GovernorEnforcer(Component):
             line = self._lines[resource][per]
         except (KeyError, TypeError):
             line = None
+        if line is None:
+            shared = self._shared.find(self.services, resource, per, cost)
+            if shared is not None:
+                lease = await shared.acquire(cost, until)
+                now = self._ticker.read()
+                return HeldPermit(lease, now, cost, now - asked)
         if line is None or cost is not _ONE:
             line = self._book.open(resource, per, cost, asked)
         if (until is None or asked <= until) and line.take(asked, cost):
@@ -332,16 +344,26 @@ class GovernorEnforcer(Component):
     async def _start(self) -> None:
         self._wanted.clear()
 
+    async def _stop(self) -> None:
+        await self._shared.settle()
+
+    async def _check_shared(self, resource: str, per: Hashable, cost: int) -> LimitDecision:
+        try:
+            line = self._shared.find(self.services, resource, per, cost)
+        except LimitExceededError as never:
+            return _deny(never, 0)
+        if line is None:
+            return self._check(resource, per, cost)
+        error = await line.check(cost)
+        if error is None:
+            return LimitDecision(allowed=True, message="", retry_after_seconds=0.0, remaining=line.remaining)
+        return _deny(error, line.remaining)
+
     def _check(self, resource: str, per: Hashable, cost: int) -> LimitDecision:
         error, remaining = self._book.judge(resource, per, cost)
         if error is None:
             return LimitDecision(allowed=True, message="", retry_after_seconds=0.0, remaining=remaining)
-        return LimitDecision(
-            allowed=False,
-            message=str(error),
-            retry_after_seconds=error.retry_after_seconds,
-            remaining=remaining,
-        )
+        return _deny(error, remaining)
 
     def _take(
         self, resource: str, per: Hashable, cost: int, timeout_seconds: float | None
@@ -361,3 +383,9 @@ class GovernorEnforcer(Component):
 def _require_timeout(timeout_seconds: float | None) -> None:
     if timeout_seconds is not None:
         require_number("timeout_seconds", timeout_seconds, at_least=0)
+
+
+def _deny(error: LimitExceededError, remaining: int) -> LimitDecision:
+    return LimitDecision(
+        allowed=False, message=str(error), retry_after_seconds=error.retry_after_seconds, remaining=remaining
+    )

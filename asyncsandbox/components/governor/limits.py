@@ -1,7 +1,7 @@
 """What a limit is, what one says to a call, and what it says of itself.
 
 >>> Limit(100, 3600)
-Limit(max_requests=100, window_seconds=3600, per=None, max_concurrent=None)
+Limit(max_requests=100, window_seconds=3600, per=None, max_concurrent=None, shared=False)
 >>> allowed, message = LimitDecision(False, "all 100 per 3600 s are used: try again in 12 s", 12.0, 0)
 >>> allowed, message
 (False, 'all 100 per 3600 s are used: try again in 12 s')
@@ -30,6 +30,7 @@ class Limit:
         window_seconds: Length of the window (> 0, <= 1e9).
         per: Name of what is counted separately, such as ``"user"``; None counts all calls together.
         max_concurrent: Permits held at the same time (whole, >= 1), whatever each costs.
+        shared: Whether all processes on the sandbox's store keep it together, rather than each by itself.
 
     Raises:
         ConfigurationError: A value is out of its range, or nothing is limited.
@@ -40,6 +41,7 @@ class Limit:
     _: KW_ONLY
     per: str | None = None
     max_concurrent: int | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if (self.max_requests is None) != (self.window_seconds is None):
@@ -53,6 +55,10 @@ class Limit:
             require_name("Limit.per", self.per)
         if self.max_concurrent is not None:
             require_number("Limit.max_concurrent", self.max_concurrent, at_least=1, whole=True)
+        if not isinstance(self.shared, bool):
+            raise ConfigurationError("Limit.shared", self.shared, "give True or False")
+        if self.shared and self.max_concurrent is not None:
+            raise ConfigurationError("Limit", self, "leave out max_concurrent where it is shared: calls are not")
 
 
 class LimitDecision(msgspec.Struct, frozen=True, gc=False):
@@ -88,7 +94,7 @@ class LimitStatus:
         resource: Its name.
         limits: What is declared.
         used: Units that count now, in the window with the fewest left; None for a resource that counts per key and no
-            key was named, and where no window is declared.
+            key was named, where no window is declared, and for a shared one, which only the store knows.
         remaining: Units left in that window; None as above.
         running: Permits held.
         waiting: Calls that wait for a permit.
@@ -146,6 +152,8 @@ def parse_limits(resource: str, limits: object) -> tuple[Limit, ...]:
             given,
             "they must count by the same `per`: make the others a resource of their own",
         )
+    if len(given) > 1 and any(limit.shared for limit in given):
+        raise ConfigurationError(f"limits of {resource!r}", given, "give a shared limit a resource of its own")
     return given
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..._core.ports import Permit
     from .line import Line
+    from .shared import Lease
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,8 +64,8 @@ class HeldPermit:
 
     __slots__ = ("_cost", "_line", "_stamp", "waited_seconds")
 
-    def __init__(self, line: Line | DryLine, stamp: float, cost: int, waited_seconds: float) -> None:
-        self._line: Line | DryLine | None = line
+    def __init__(self, line: Line | DryLine | Lease, stamp: float, cost: int, waited_seconds: float) -> None:
+        self._line: Line | DryLine | Lease | None = line
         self._stamp = stamp
         self._cost = cost
         self.waited_seconds = waited_seconds

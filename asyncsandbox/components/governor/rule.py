@@ -39,6 +39,7 @@ class Rule:
         per: What is counted separately; None where there is one line for all.
         most: Units that one call can cost at most.
         cap: Permits held at the same time at most, per key; None for any number.
+        is_shared: Whether other processes use it, too.
         lines: The lines by key.
         denied: Calls denied so far.
         denials: How many of those that no line knows of were denied since that was last told.
@@ -87,6 +88,7 @@ class Rule:
         self.windows = tuple(sorted(windows, key=lambda window: window.seconds, reverse=True))
         self.most = min((window.units for window in self.windows), default=UNLIMITED)
         self._longest = self.windows[0].seconds if self.windows else 0.0
+        self.is_shared = limits[0].shared
 
     def change(self, limits: tuple[Limit, ...]) -> None:
         """Count by other limits with the same ``per`` from now on. What still counts goes on counting.
@@ -140,7 +142,7 @@ class Rule:
         """Return how far it is used, by one key where it counts by key."""
         lines = tuple(self.lines.values())
         used = remaining = None
-        if self.windows and (self.per is None) == (per is None):
+        if self.windows and not self.is_shared and (self.per is None) == (per is None):
             line = self.lines.get(per) or self._make_line(per)
             line.refresh(self._ticker.read())
             (units, _), used = line.tightest()

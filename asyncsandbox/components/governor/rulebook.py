@@ -35,7 +35,8 @@ class RuleBook:
 
     Attributes:
         rules: By resource.
-        lines: Their lines, by resource and key.
+        lines: Their lines, by resource and key, but for those of shared ones.
+        shared: The resources that other processes use, too.
 
     Args:
         max_keys: How many keys a resource may count separately.
@@ -46,6 +47,7 @@ class RuleBook:
     def __init__(self, *, max_keys: int, ticker: Ticker, get_journal: Callable[[], Journal]) -> None:
         self.rules: dict[str, Rule] = {}
         self.lines: dict[str, dict[Hashable, Line]] = {}
+        self.shared: set[str] = set()
         self._max_keys = max_keys
         self._ticker = ticker
         self._get_journal = get_journal
@@ -57,16 +59,19 @@ class RuleBook:
             ConfigurationError: It is in use and counts by something else.
         """
         rule = self.rules.get(resource)
-        if rule is not None and rule.per == limits[0].per:
+        if rule is not None and (rule.per, rule.is_shared) == (limits[0].per, limits[0].shared):
             rule.change(limits)
             return
-        if rule is not None and rule.is_live(self._ticker.read()):
+        if rule is not None and (rule.is_shared or limits[0].shared or rule.is_live(self._ticker.read())):
             raise ConfigurationError(
                 "per", limits[0].per, f"{resource!r} is in use and counts by {rule.per}: declare another resource"
             )
         rule = Rule(resource, limits, max_keys=self._max_keys, ticker=self._ticker, refuse=self.refuse)
         self.rules[resource] = rule
-        self.lines[resource] = rule.lines
+        if rule.is_shared:
+            self.shared.add(resource)
+        else:
+            self.lines[resource] = rule.lines
 
     def get(self, resource: str) -> Rule:
         """Return the rule of a resource.
@@ -104,7 +109,7 @@ class RuleBook:
         except (KeyError, TypeError):
             require_name("resource", resource)
             remedy = f"call governor.set_limit({resource!r}, max_requests, window_seconds) first"
-            raise self._deny(resource, None, f"no such limit is declared, {self._say_known()}: {remedy}") from None
+            raise self.deny(resource, None, f"no such limit is declared, {self._say_known()}: {remedy}") from None
         if per is not None or rule.per is not None:
             _require_key(rule, per)
         if cost > rule.most:
@@ -145,7 +150,7 @@ class RuleBook:
         now = self._ticker.read()
         line.refresh(now)
         reason, retry_after_seconds = rule.say_why_not(line, cost, now)
-        return self._deny(rule.resource, line.per, reason, retry_after_seconds, line)
+        return self.deny(rule.resource, line.per, reason, retry_after_seconds, line)
 
     def dismiss(self) -> None:
         """Send everybody home who waits."""
@@ -157,14 +162,14 @@ class RuleBook:
         line = rule.open(per, now)
         if line is None:
             reason = f"{self._max_keys} keys are in use already: raise GovernorSettings(max_keys=...)"
-            raise self._deny(rule.resource, per, reason)
+            raise self.deny(rule.resource, per, reason)
         return line
 
     def _deny_dear(self, rule: Rule, per: Hashable, cost: int) -> LimitExceededError:
         reason = f"it costs {cost}, more than the {rule.most} ever admitted at once: split it, or raise max_requests"
-        return self._deny(rule.resource, per, reason)
+        return self.deny(rule.resource, per, reason)
 
-    def _deny(
+    def deny(
         self,
         resource: str,
         per: Hashable,
