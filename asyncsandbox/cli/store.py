@@ -44,10 +44,11 @@ def get_schemas() -> tuple[Schema, ...]:
     from .._core.action_rows import ACTIONS
     from .._core.owners import OWNERS
     from ..components.governor.shared import LIMITS
+    from ..components.heartbeat.store_beats import STORE_BEATS
     from ..components.idempotency.in_session import IN_SESSION
     from ..components.idempotency.store_records import IDEMPOTENCY
 
-    return (OWNERS, ACTIONS, LIMITS, IDEMPOTENCY, IN_SESSION)
+    return (OWNERS, ACTIONS, STORE_BEATS, LIMITS, IDEMPOTENCY, IN_SESSION)
 
 
 def make_store_app() -> App:

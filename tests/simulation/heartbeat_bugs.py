@@ -57,7 +57,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("recovery not told", "beats", Beats.beat, "if line.declared_dead else None", "if False else None"),
     Mutant("recovered but still dead", "beats", Beats.beat, "line.declared_dead = False", "pass"),
     Mutant("no alarm after recovery", "beats", Beats.beat, "        self._set_alarm(line)\n", ""),
-    Mutant("no timer after recovery", "beats", SchedulerHeartbeat._beat, "            self._set_alarm(now)\n", ""),
+    Mutant("no timer after recovery", "beats", SchedulerHeartbeat._note_beat, "            self._set_alarm(now)\n", ""),
     Mutant("one timer only", "beats", SchedulerHeartbeat._declare_dead, "        self._set_alarm(now)\n", ""),
     Mutant("timer thought to be set", "beats", SchedulerHeartbeat._declare_dead, "self._alarm = None", "pass"),
     Mutant("late is healthy", "beats", Beats._judge, "return BeatState.LATE", "return BeatState.HEALTHY"),

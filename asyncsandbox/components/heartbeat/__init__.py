@@ -26,11 +26,12 @@ from ..._core.component import Component, ComponentState, ComponentStatus
 from ..._core.context import set_correlation_id
 from ..._core.journal import Level
 from ..._core.settings import require_name, require_number
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, NotStartedError, StoreError
 from .beats import Beats, BeatState, BeatStatus, Expectation
 from .lag import LagSummary
 from .monitor import Monitor
 from .stalls import StackLine, Stall
+from .store_beats import StoreBeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,7 @@ __all__ = [
 
 Ts = TypeVarTuple("Ts")
 
+_SCHEDULE = "schedule "  # what schedules beat under; each process keeps its own
 _SCHEDULE_GRACE_SECONDS = (1.0, 60.0)  # at least, so that a slow step is no death; at most, so that a silent day is one
 
 
@@ -69,6 +71,7 @@ class HeartbeatSettings:
         max_stalls: How many stalls are kept (>= 1).
         recent_seconds: For how long a stall is a warning to the readiness checker (>= 0).
         max_unexpected: How many names of beats that nobody expects are kept (>= 1).
+        store_seconds: How often beats are exchanged with other processes, where the sandbox has a store (> 0).
         dump_seconds: Write all stacks to standard error, by `faulthandler`, when the loop stands still for so long
             (> 0), even where C code keeps every Python thread from looking; None: never. One timer per process.
     """
@@ -80,6 +83,7 @@ class HeartbeatSettings:
     max_stalls: int = 20
     recent_seconds: float = 60.0
     max_unexpected: int = 1000
+    store_seconds: float = 5.0
     dump_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ class HeartbeatSettings:
         require_number("HeartbeatSettings.max_stalls", self.max_stalls, at_least=1, whole=True)
         require_number("HeartbeatSettings.recent_seconds", self.recent_seconds, at_least=0)
         require_number("HeartbeatSettings.max_unexpected", self.max_unexpected, at_least=1, whole=True)
+        require_number("HeartbeatSettings.store_seconds", self.store_seconds, above=0)
         if self.dump_seconds is not None:
             require_number("HeartbeatSettings.dump_seconds", self.dump_seconds, above=0)
 
@@ -157,6 +162,7 @@ class SchedulerHeartbeat(Component):
         self._alarm_at = 0.0
         self._unsubscribe: Callable[[], None] | None = None
         self._skipped: set[str] = set()  # schedules whose last firing was skipped
+        self._elsewhere: StoreBeats | None = None
 
     def expect(
         self, name: str, *, expect_every_seconds: float, grace_seconds: float | None = None, critical: bool = True
@@ -248,6 +254,12 @@ class SchedulerHeartbeat(Component):
         self._beats.start(now)
         self._set_alarm(now)
         self._unsubscribe = self.services.journal.subscribe(self._hear)
+        services = self.services
+        if services.store is not None and services.owner is not None:
+            store, owner = services.store, services.owner
+            self._elsewhere = StoreBeats(store, owner, clock, services.journal, self._settings.store_seconds)
+            keeping = self._elsewhere.keep(self._beats.get_expected, self._hear_of)
+            _ = self._context.run(self.spawn, keeping, name="beats elsewhere")
 
     async def _stop(self) -> None:
         if self._unsubscribe is not None:
@@ -259,6 +271,10 @@ class SchedulerHeartbeat(Component):
             self._alarm = None
         self._loop = self._context = None
         self._monitor.stop()
+        elsewhere, self._elsewhere = self._elsewhere, None
+        if elsewhere is not None:
+            with suppress(StoreError, NotStartedError):  # then others hear no more of us
+                await elsewhere.flush()
 
     def _on_loop(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         # From a thread it is the loop's turn: journal and timers are no other thread's.
@@ -276,7 +292,18 @@ class SchedulerHeartbeat(Component):
 
     def _beat(self, name: str) -> None:
         now = self.services.clock.monotonic()
-        silent = self._beats.beat(name, now)
+        if self._elsewhere is not None and not name.startswith(_SCHEDULE):
+            self._elsewhere.note(name, now)
+        self._note_beat(name, now, now)
+
+    def _hear_of(self, name: str, age: float) -> None:
+        """Count a beat in another process, unless a younger one is known."""
+        now = self.services.clock.monotonic()
+        if self._beats.is_news(name, now - age, now) and not name.startswith(_SCHEDULE):
+            self._note_beat(name, now - age, now)
+
+    def _note_beat(self, name: str, at: float, now: float) -> None:
+        silent = self._beats.beat(name, at)
         if silent is not None:
             self._set_alarm(now)
             self.services.journal.publish("heartbeat.recovered", component=self.name, beat=name, silent_seconds=silent)
@@ -307,7 +334,7 @@ class SchedulerHeartbeat(Component):
         """Expect a beat of each schedule, which says in the journal what it did and when it is due again."""
         if not event.name.startswith("schedule."):
             return
-        name, due = f"schedule {event.fields['schedule']}", event.fields.get("next_in_seconds")
+        name, due = f"{_SCHEDULE}{event.fields['schedule']}", event.fields.get("next_in_seconds")
         if event.name == "schedule.skipped":
             if name in self._skipped:
                 return  # time and again is as bad as silence

@@ -185,6 +185,17 @@ class Beats:
         self._set_alarm(line)
         return silent
 
+    def get_expected(self) -> tuple[str, ...]:
+        """Return the names that are expected."""
+        return tuple(self._expected)
+
+    def is_news(self, name: str, at: float, now: float) -> bool:
+        """Tell whether a beat of this moment makes a difference: younger than the last, and not too old to matter."""
+        line = self._expected.get(name)
+        if line is None or line.expected is None:
+            return False
+        return at > line.since and at + line.expected.patience_seconds > now
+
     def enter(self, name: str) -> None:
         """Note that a watched block began."""
         self._get(name).running += 1
