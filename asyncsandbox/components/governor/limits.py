@@ -58,7 +58,7 @@ class Limit:
         if not isinstance(self.shared, bool):
             raise ConfigurationError("Limit.shared", self.shared, "give True or False")
         if self.shared and self.max_concurrent is not None:
-            raise ConfigurationError("Limit", self, "leave out max_concurrent where it is shared: calls are not")
+            raise ConfigurationError("Limit", self, "leave out max_concurrent: a shared limit has a window only")
 
 
 class LimitDecision(msgspec.Struct, frozen=True, gc=False):

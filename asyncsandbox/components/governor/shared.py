@@ -368,7 +368,7 @@ class SharedLines:
 
 def _require_store(services: Services, resource: str) -> Store:
     if services.store is None:
-        raise ConfigurationError("shared", True, f"{resource!r} is kept in a store: give Sandbox(store=...)")  # noqa: FBT003
+        raise ConfigurationError("shared", True, f"{resource!r} is kept by many processes: give Sandbox(store=...)")  # noqa: FBT003
     return services.store
 
 
