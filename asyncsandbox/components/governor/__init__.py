@@ -120,7 +120,9 @@ class GovernorEnforcer(Component):
             max_keys=self._settings.max_keys, ticker=self._ticker, get_journal=lambda: self.services.journal
         )
         self._lines = self._book.lines  # one step nearer
-        self._shared = SharedLines(self._book, self._settings.max_keys)
+        self._shared = SharedLines(
+            self._book, self._settings.max_keys, lambda work: self.spawn(work, name="settle leases")
+        )
         self._wanted: Counter[tuple[str, Hashable]] = Counter()
         for resource, limits in self._settings.limits.items():
             self.set_limits(resource, limits)
@@ -340,6 +342,7 @@ class GovernorEnforcer(Component):
         """Stop, also where it was never started: those who wait get a `LifecycleError`. What counts stays counted."""
         await super().stop()
         self._book.dismiss()
+        self._shared.dismiss()
 
     async def _start(self) -> None:
         self._wanted.clear()

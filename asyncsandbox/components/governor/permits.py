@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ..._core.ports import Permit
+    from .lease import Lease
     from .line import Line
-    from .shared import Lease
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -156,7 +156,7 @@ class RuleBook:
         """Send everybody home who waits."""
         for rule in self.rules.values():
             for line in [line for line in rule.lines.values() if line.waiting]:
-                line.dismiss(functools.partial(_make_stopped, rule.resource))
+                line.dismiss(functools.partial(make_stopped, rule.resource))
 
     def _open(self, rule: Rule, per: Hashable, now: float) -> Line:
         line = rule.open(per, now)
@@ -215,6 +215,7 @@ def _require_key(rule: Rule, per: Hashable) -> None:
         raise ConfigurationError("per", per, "give something hashable, such as a string") from None
 
 
-def _make_stopped(resource: str, _cost: int) -> LifecycleError:
+def make_stopped(resource: str, _cost: int) -> LifecycleError:
+    """Return what those get who wait when the governor stops."""
     waited = f"the governor was stopped while a call waited for a permit of {resource!r}"
     return LifecycleError(f"{waited}: stop the callers first, or call again after start()")
