@@ -1,28 +1,33 @@
 """Limits that processes keep together: never more than the limit in any window, whoever is killed, stalled or late."""
 
 import asyncio
+import itertools
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from children import Child
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres import with_schema
 from runtimes import must_catch
+from virtual_time import run_virtual
 
 from asyncsandbox import GovernorEnforcer, GovernorSettings, Limit, Sandbox, open_store
+from asyncsandbox._core.clock import Clock, SystemClock
 from asyncsandbox._core.store import Operation, Schema, Store
-from asyncsandbox.components.governor import lease, shared
+from asyncsandbox.components.governor import shared
 from asyncsandbox.components.governor.lease import Lease, Reading
 from asyncsandbox.components.governor.lease_table import LIMITS, LOOK
-from asyncsandbox.errors import ConfigurationError, LimitExceededError, StoreError
+from asyncsandbox.components.governor.shared import SharedLines
+from asyncsandbox.errors import ConfigurationError, LifecycleError, LimitExceededError, StoreError
 
 API = Limit(4, 60.0, shared=True)
 
@@ -35,15 +40,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-def live(place: Any, limit: Limit = API, **more: Any) -> Sandbox:
-    return Sandbox(store=place, dry_run=False, governor=GovernorSettings(limits={"api": limit}, **more))
+def live(place: Any, limit: Limit = API, *, clock: Clock | None = None, **more: Any) -> Sandbox:
+    return Sandbox(store=place, dry_run=False, clock=clock, governor=GovernorSettings(limits={"api": limit}, **more))
 
 
 async def admit(sandbox: Sandbox, times: int, **more: Any) -> int:
     return sum([bool(await sandbox.governor.check_limit("api", **more)) for _ in range(times)])
-
-
-# ------------------------------------------------------------------ a lease
 
 
 def most_in_a_window(stamps: Sequence[float], seconds: float) -> int:
@@ -54,52 +56,6 @@ def most_in_a_window(stamps: Sequence[float], seconds: float) -> int:
             first += 1
         most = max(most, last - first + 1)
     return most
-
-
-def counts_no_earlier_than_used(drawn: tuple[int, float, float, float, list[tuple[float, float]]]) -> None:
-    units, delay, rate, jump, steps = drawn
-    seconds, granted_at = 5.0, 1000.0
-    asked = Reading(100.0, 7000.0)
-    lease = Lease("a", units=units, asked=asked, seconds=seconds, until=granted_at + seconds)
-    passed, slept, used, last = 0.0, 0.0, 0, granted_at
-    for awake, asleep in steps:
-        passed, slept = passed + awake + asleep, slept + asleep
-        # While the machine sleeps, one of the clocks stands still; or else somebody has set the time of day.
-        now = Reading(asked.monotonic + passed - slept, asked.wall + passed + (0.0 if slept else jump))
-        if lease.take(now, 1):
-            used += 1
-            # The store granted it some time after it was asked, and its clock goes a little slower or faster.
-            true = granted_at + (passed - delay) * rate
-            last = max(last, true)
-            assert true < granted_at + seconds, "nothing is used when it is over"
-        assert last <= lease.last_at + 1e-6, "it is counted no earlier than it was used"
-        assert lease.last_at <= granted_at + seconds, "nor later than it can be"
-    assert (lease.used, lease.left) == (used, units - used)
-    assert used <= units
-
-
-PAUSES = st.lists(st.tuples(st.floats(0, 2), st.just(0.0) | st.floats(0, 3)), max_size=8)
-LEASES = st.tuples(st.integers(1, 4), st.floats(0, 3), st.floats(0.985, 1.015), st.floats(-9, 9), PAUSES)
-
-
-@given(LEASES)
-def test_a_lease_is_used_up_to_its_end_and_counted_no_earlier_than_it_was_used(drawn: Any) -> None:
-    counts_no_earlier_than_used(drawn)
-
-
-@pytest.mark.parametrize("factor", [1.0, 1.1], ids=["clocks alike", "longer than it is"])
-def test_a_lease_that_trusts_clocks_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "_DRIFT", factor)
-    must_catch(counts_no_earlier_than_used, LEASES, examples=2000)
-
-
-@pytest.mark.parametrize("clock", ["monotonic", "wall"])
-def test_a_lease_that_goes_by_one_clock_is_caught(clock: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def since(now: Reading, other: Reading) -> float:
-        return float(getattr(now, clock) - getattr(other, clock))
-
-    monkeypatch.setattr(Reading, "since", since)
-    must_catch(counts_no_earlier_than_used, LEASES, examples=2000)
 
 
 # ------------------------------------------------------------------ one limit, several sandboxes
@@ -253,6 +209,117 @@ async def test_a_batch_is_leased_where_many_ask(tmp_path: Path) -> None:
         assert len(writes) <= 4
 
 
+async def test_those_who_wait_when_the_governor_stops_are_told(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store.sqlite") as store, live(store, Limit(1, 60.0, shared=True)) as sandbox:
+        governor = sandbox.governor
+        assert await admit(sandbox, 1) == 1
+        tasks = [asyncio.create_task(governor.acquire("api")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        line, asking = governor._shared._lines["api", None], asyncio.Event()
+
+        async def read(*_: Any, **__: Any) -> Any:
+            asking.set()
+            await asyncio.sleep(0.05)
+            return [{"used": 0, "leaves_in": None}]
+
+        line.store.read = read  # type: ignore[method-assign]
+        await asyncio.wait_for(asking.wait(), 5)
+        tasks.append(asyncio.create_task(line._get(1)))  # type: ignore[arg-type]
+        await asyncio.wait_for(governor.stop(), 5)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, LifecycleError | Lease), outcome
+        assert sum(isinstance(task.exception(), LifecycleError) for task in tasks) >= 3
+
+
+async def test_a_permit_that_comes_too_late_is_not_given(tmp_path: Path) -> None:
+    async with live(tmp_path / "store.sqlite", Limit(2, 60.0, shared=True)) as sandbox:
+        governor = sandbox.governor
+        await governor.acquire("api", timeout_seconds=0)
+        (line,) = governor._shared._lines.values()
+        write_all = line.store.write_all
+
+        async def slowly(*bounds: Any) -> Any:
+            await asyncio.sleep(0.05)
+            return await write_all(*bounds)
+
+        line.store.write_all = slowly  # type: ignore[method-assign]
+        with pytest.raises(LimitExceededError, match="the store took longer"):
+            await governor.acquire("api", timeout_seconds=0.01)
+        with pytest.raises(LimitExceededError, match="time was up before it asked"):
+            await governor.acquire("api", until=asyncio.get_running_loop().time() - 1)
+        assert await admit(sandbox, 2) == 1, "it is there for the next"
+
+
+async def test_who_waits_for_more_than_is_ever_admitted_now_is_refused(tmp_path: Path) -> None:
+    async with live(tmp_path / "store.sqlite", Limit(3, 60.0, shared=True)) as sandbox:
+        assert await admit(sandbox, 1) == 1
+        waiting = asyncio.create_task(sandbox.governor.acquire("api", cost=3))
+        await asyncio.sleep(0.05)
+        sandbox.governor.set_limit("api", 2, 60.0, shared=True)
+        with pytest.raises(LimitExceededError, match="more than the 2 ever admitted"):
+            await waiting
+
+
+# ------------------------------------------------------------------ what it costs, and what it leaves
+
+
+@contextmanager
+def counting(store: Store) -> Iterator[dict[str, int]]:
+    """Count transactions and reads."""
+    found = {"writes": 0, "reads": 0}
+    write_all, read = store.write_all, store.read
+
+    async def write_one(*bounds: Any) -> Any:
+        found["writes"] += 1
+        return await write_all(*bounds)
+
+    async def read_one(*given: Any, **params: Any) -> Any:
+        found["reads"] += 1
+        return await read(*given, **params)
+
+    store.write_all, store.read = write_one, read_one  # type: ignore[method-assign, assignment]
+    try:
+        yield found
+    finally:
+        store.write_all, store.read = write_all, read  # type: ignore[method-assign]
+
+
+async def test_a_refusal_writes_nothing(place: str) -> None:
+    async with live(place) as sandbox:
+        assert await admit(sandbox, 5) == 4
+        store = sandbox.governor.services.store
+        assert store is not None
+        with counting(store) as found:
+            assert await admit(sandbox, 50) == 0
+        assert found == {"writes": 0, "reads": 50}
+
+
+def test_rows_that_count_no_more_go_and_others_stay() -> None:
+    short, long = Limit(2, 0.5, per="user", shared=True), Limit(2, 60.0, per="user", shared=True)
+
+    async def main() -> None:
+        async with open_store(":memory:", clock=Drifting()) as store:
+            async with live(store, short, clock=Drifting()) as sandbox:
+                for user in range(5):
+                    assert await admit(sandbox, 1, per=user) == 1
+            async with live(store, long, clock=Drifting()) as sandbox:
+                assert await admit(sandbox, 1, per="ada") == 1
+                await asyncio.sleep(10.0)
+                await store.attach(LIMITS)
+                assert await store.prune(older_than_seconds=5.0) == {"owners": 0, "limits": 11}, "but hers"
+                assert await admit(sandbox, 2, per="ada") == 1
+
+    run_virtual(main())
+
+
+async def test_a_release_with_a_longer_window_is_told_of_what_still_counts(place: str) -> None:
+    async with live(place, Limit(2, 60.0, shared=True)) as later, live(place, Limit(2, 0.05, shared=True)) as earlier:
+        assert await admit(later, 1) == 1
+        await asyncio.sleep(0.1)
+        assert await admit(earlier, 1) == 1
+        assert await admit(later, 2) == 0, "the other has swept nothing that counts here"
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -313,13 +380,183 @@ async def test_a_store_that_does_not_answer_admits_nothing(tmp_path: Path) -> No
             await sandbox.governor.acquire("api", cost=2)
 
 
+# ------------------------------------------------------------------ in virtual time: any calls, clocks and delays
+
+
+class Drifting(SystemClock):
+    """A machine's clock, which goes a little faster or slower than the store's, and is set otherwise."""
+
+    __slots__ = ("ahead", "rate")
+
+    def __init__(self, rate: float = 1.0, ahead: float = 0.0) -> None:
+        self.rate, self.ahead = rate, ahead
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time() * self.rate
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(1e9 + self.ahead + self.monotonic(), UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / self.rate)
+
+
+LONGEST_LEASE = 8.0  # three times as long as the store takes, and a little
+
+
+@dataclass
+class Play:
+    """Some processes on one store, what is done in them, and what was admitted when."""
+
+    units: int
+    seconds: float
+    sandboxes: list[Sandbox]
+    stamps: list[float] = field(default_factory=list)
+    died: bool = False
+    is_over: bool = False
+
+    async def act(self, who: int, how: str, cost: int, patience: float) -> None:
+        cost = min(cost, self.units)
+        governor = self.sandboxes[who].governor
+        if how == "die":  # nobody is told what its leases were used for
+            self.died = True
+            for line in governor._shared._lines.values():
+                line._lease = None
+        elif how == "check":
+            self.note(cost if await governor.check_limit("api", cost=cost) else 0)
+        elif how == "leave":
+            await self.leave(governor, cost, patience)
+        else:
+            with suppress(LimitExceededError):
+                permit = await governor.acquire("api", cost=cost, timeout_seconds=patience if how == "hurry" else None)
+                if how == "give back":
+                    permit.give_back()
+                else:
+                    self.note(cost)
+
+    async def leave(self, governor: GovernorEnforcer, cost: int, patience: float) -> None:
+        """Be cancelled after a moment."""
+
+        async def ask() -> None:
+            self.note(cost if await governor.check_limit("api", cost=cost) else 0)
+
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(patience / 10)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    def note(self, cost: int) -> None:
+        self.stamps += [asyncio.get_running_loop().time()] * cost
+
+    async def judge(self, store: Store) -> None:
+        assert most_in_a_window(self.stamps, self.seconds - 1e-6) <= self.units, "never more in any window"
+        self.is_over = True
+        await asyncio.sleep(LONGEST_LEASE)
+        if not self.died:
+            now = asyncio.get_running_loop().time()
+            counting = sum(now - stamp <= self.seconds + LONGEST_LEASE for stamp in self.stamps)
+            assert await used_in(store, self.seconds) <= counting, "who goes idle or leaves keeps nothing from others"
+        await asyncio.sleep(self.seconds + LONGEST_LEASE)
+        self.stamps.clear()
+        for _ in range(self.units + 1):
+            await self.act(0, "check", 1, 0.0)
+        assert len(self.stamps) == self.units, "nothing is lost for longer than a window"
+
+
+def delay(store: Store, delays: Iterator[tuple[float, float]], play: Play) -> None:
+    """Let the store be slow to hear and slow to answer, while they play."""
+    write_all = store.write_all
+
+    async def slowly(*bounds: Any) -> Any:
+        before, after = (0.0, 0.0) if play.is_over else next(delays)
+        await asyncio.sleep(before)
+        result = await write_all(*bounds)
+        await asyncio.sleep(after)
+        return result
+
+    store.write_all = slowly  # type: ignore[method-assign]
+
+
+def holds_whatever_happens(drawn: tuple[Any, ...]) -> None:
+    (units, seconds), clocks, delays, calls = drawn
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_store(":memory:", clock=Drifting()))
+            play = Play(units, seconds, [])
+            for number, (rate, ahead) in enumerate(clocks):
+                sandbox = live(store, Limit(units, seconds, shared=True), clock=Drifting(rate, ahead))
+                play.sandboxes.append(await stack.enter_async_context(sandbox))
+                mine = sandbox.governor.services.store
+                assert mine is not None
+                delay(mine, itertools.cycle(delays[number:] + delays[:number]), play)
+            tasks = []
+            for who, how, cost, pause, patience in calls:
+                tasks.append(asyncio.create_task(play.act(who % len(clocks), how, cost, patience)))
+                await asyncio.sleep(pause)
+            _, waiting = await asyncio.wait(tasks, timeout=600)
+            assert not waiting, "those who wait are served"
+            await asyncio.gather(*tasks)
+            await play.judge(store)
+
+    run_virtual(main())
+
+
+CLOCKS = st.lists(st.tuples(st.floats(0.995, 1.005), st.floats(-1e4, 1e4)), min_size=2, max_size=3)
+DELAYS = st.lists(st.tuples(*[st.sampled_from([0.0, 0.0, 0.01, 0.6, 1.2])] * 2), min_size=3, max_size=6)
+WAYS = st.sampled_from(["check", "check", "check", "leave", "wait", "hurry", "give back", "die"])
+GAPS = st.sampled_from([0.0, 0.0, 0.0, 0.05, 0.5, 0.97, 1.5, 4.0])
+CALLS = st.lists(st.tuples(st.integers(0, 2), WAYS, st.integers(1, 3), GAPS, GAPS), min_size=1, max_size=30)
+PLAYS = st.tuples(st.tuples(st.integers(1, 24), st.sampled_from([0.5, 3.0, 20.0])), CLOCKS, DELAYS, CALLS)
+
+
+@settings(max_examples=150)
+@given(PLAYS)
+def test_whatever_happens_the_limit_holds_and_nothing_is_lost(drawn: Any) -> None:
+    holds_whatever_happens(drawn)
+
+
+async def _forgets_the_lease(work: Coroutine[Any, Any, Any]) -> tuple[Any, None]:
+    return await work, None
+
+
+def _tells_when_it_was_granted(lease: Lease, now: Reading, cost: int) -> bool:
+    if lease.left < cost or lease.ends_in(now) <= 0:
+        return False
+    lease.left, lease.used = lease.left - cost, lease.used + cost
+    return True
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        (shared, "complete", _forgets_the_lease),
+        (SharedLines, "_file", lambda *_: None),
+        (Lease, "take", _tells_when_it_was_granted),
+        (Lease, "give_back", lambda lease, _, cost: setattr(lease, "left", lease.left + 2 * cost)),
+    ],
+    ids=[
+        "who leaves takes the lease along",
+        "who is idle keeps it",
+        "used earlier than it was",
+        "more back than taken",
+    ],
+)
+def test_what_loses_or_doubles_permits_is_caught(
+    owner: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, name, broken)
+    must_catch(holds_whatever_happens, PLAYS, examples=2000)
+
+
 # ------------------------------------------------------------------ processes
 
 CHILD = """
 import asyncio, sys, time
 from asyncsandbox import GovernorSettings, Limit, Sandbox
 
-place, units, seconds, mode, *broken = sys.argv[1:]
+place, units, seconds, lasts, mode, *broken = sys.argv[1:]
 if broken:
     from asyncsandbox._core.store import Operation
     from asyncsandbox.components.governor import shared
@@ -336,7 +573,7 @@ async def main():
         governor = sandbox.governor
         print("up", flush=True)
         sys.stdin.readline()
-        end = time.monotonic() + 1.2
+        end = time.monotonic() + float(lasts)
         while time.monotonic() < end:
             if mode == "wait":
                 try:
@@ -357,7 +594,10 @@ UNITS, SECONDS = 20, 0.4
 
 def hammer(place: str, *broken: str, trouble: str = "") -> list[float]:
     """Let four processes ask for all they can get, and return when each call was admitted."""
-    children = [Child(CHILD, place, UNITS, SECONDS, mode, *broken) for mode in ("wait", "check", "wait", "check")]
+    lasts = 2.4 if trouble == "stall" else 1.2
+    children = [
+        Child(CHILD, place, UNITS, SECONDS, lasts, mode, *broken) for mode in ("wait", "check", "wait", "check")
+    ]
     stamps: list[float] = []
     for child in children:
         child.tell("go")
@@ -366,7 +606,7 @@ def hammer(place: str, *broken: str, trouble: str = "") -> list[float]:
         stamps.append(float(first.hear()))
         first.signal(signal.SIGKILL if trouble == "kill" else signal.SIGSTOP)
         if trouble == "stall":
-            time.sleep(2 * SECONDS)
+            time.sleep(1.3)  # longer than a lease lasts
             first.signal(signal.SIGCONT)
     for child in children:
         if trouble == "kill" and child is children[0]:

@@ -279,7 +279,7 @@ class GovernorEnforcer(Component):
         if line is None:
             shared = self._shared.find(self.services, resource, per, cost)
             if shared is not None:
-                lease = await shared.acquire(cost, until)
+                lease = await shared.acquire(asked, cost, until)
                 now = self._ticker.read()
                 return HeldPermit(lease, now, cost, now - asked)
         if line is None or cost is not _ONE:

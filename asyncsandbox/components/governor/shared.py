@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 __all__ = ["Limit", "RuleBook", "Services", "SharedLines", "Ticker", "asyncio", "open_store", "replace"]
 
 _PER_WINDOW: Final = 20  # leases that fit into a window: so little of it is given away by counting a lease at its end
-_SECONDS: Final = (1.0, 5.0)  # but no less, so that a slow store is no refusal; and no more, so the dead take little
+_SECONDS: Final = (1.0, 5.0)  # but no less, for the store takes time to answer; and no more, so the dead take little
+_PATIENCE: Final = 3  # but so many times as long as the store takes, or its leases would be over when they arrive
+_FORGETS: Final = 0.9  # how much of that is remembered from one lease to the next
 _SHARE: Final = 8  # at most so much of the limit is leased ahead of need
 _LOOK_AGAIN_SECONDS: Final = 1.0  # somebody may have given units back
 _SOON_SECONDS: Final = 0.001
@@ -91,6 +93,7 @@ class SharedLine:
         self._line = {"resource": rule.resource, "per": _text_of(per)}
         self._lease: Lease | None = None
         self._batch = 1
+        self._took = 0.0  # seconds until a lease was here, lately at most
         self._is_full = False  # so the store said last, and then a look is cheaper than to ask for a lease
         self._leasing = asyncio.Lock()
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -127,10 +130,11 @@ class SharedLine:
         found = await self._get(cost)
         return None if isinstance(found, Lease) else self._refuse(found, cost)
 
-    async def acquire(self, cost: int, until: float | None) -> Lease:
+    async def acquire(self, asked: float, cost: int, until: float | None) -> Lease:
         """Wait for units, first come, first served, and return the lease they were taken from.
 
         Args:
+            asked: When, on the clock's monotonic scale.
             cost: How many.
             until: Moment after which they are of no use; None for never. The store is asked once where that is now.
 
@@ -139,7 +143,6 @@ class SharedLine:
             StoreError: The store does not answer; nothing was admitted.
             LifecycleError: The governor was stopped meanwhile.
         """
-        asked = self._clock.monotonic()
         if until is not None and until < asked:
             raise self._deny("its time was up before it asked: give it more time", None)
         lease = None if self._queue else self._take(cost)
@@ -231,6 +234,7 @@ class SharedLine:
                 ),
             )
         )  # fmt: skip
+        self._took = max(self._clock.monotonic() - asked.monotonic, _FORGETS * self._took)
         self._is_full = not results[-1].rows
         for row in results[-1].rows:
             self._lease = Lease(name, units=row["units"], asked=asked, seconds=seconds, until=row["until_at"])
@@ -256,7 +260,7 @@ class SharedLine:
     @property
     def _seconds(self) -> float:
         least, most = _SECONDS
-        return min(max(self._window.seconds / _PER_WINDOW, least), most)
+        return max(min(max(self._window.seconds / _PER_WINDOW, least), most), _PATIENCE * self._took)
 
 
 class SharedLines:
@@ -328,7 +332,7 @@ class SharedLines:
             return
         self._number += 1
         self._filed.add(line)
-        heappush(self._held, (services.clock.monotonic() + over_in, self._number, line))
+        heappush(self._held, (services.clock.monotonic() + max(over_in, _SOON_SECONDS), self._number, line))
         if self._task is None or self._task.done():
             self._task = self._spawn(self._settle_idle(services))
 
