@@ -36,6 +36,8 @@ class Shop:
 async def right() -> None:
     governor.set_limit("payment", 100, 3600, per="user", max_concurrent=5)
     governor.set_limit("slots", max_concurrent=5)
+    governor.set_limit("together", 100, 3600, per="user", shared=True)
+    assert_type(Limit(100, 3600, shared=True).shared, bool)
     governor.set_limits("payment", [Limit(1, 1), Limit(100, 60.5, per="user")])
     decision = await governor.check_limit("payment", per=("ada", 1), cost=2)
     assert_type(decision, LimitDecision)
