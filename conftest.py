@@ -15,6 +15,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 from sybil.sybil import SybilCollection
 
+collect_ignore = ["docs/_build"]  # Sphinx's copies of the pages
+
 
 @pytest.fixture(scope="session")
 def shop_on_postgres() -> Generator[None]:
