@@ -47,8 +47,9 @@ def get_schemas() -> tuple[Schema, ...]:
     from ..components.heartbeat.store_beats import STORE_BEATS
     from ..components.idempotency.in_session import IN_SESSION
     from ..components.idempotency.store_records import IDEMPOTENCY
+    from ..components.worker.job_table import JOBS
 
-    return (OWNERS, ACTIONS, STORE_BEATS, LIMITS, IDEMPOTENCY, IN_SESSION)
+    return (OWNERS, ACTIONS, STORE_BEATS, LIMITS, IDEMPOTENCY, IN_SESSION, JOBS)
 
 
 def make_store_app() -> App:

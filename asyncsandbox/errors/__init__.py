@@ -33,6 +33,8 @@ The tree::
     ├── JobError
     │   ├── JobNotFoundError(LookupError)     the worker knows no job of this id, or no longer
     │   ├── JobCancelledError                 the job was cancelled, so it has no result
+    │   ├── JobFailedError                    the job failed elsewhere, with an error that cannot be made here
+    │   ├── JobNotStorableError(ValueError)   an argument cannot outlive the process; the job was not accepted
     │   ├── JobTimeoutError(TimeoutError)     one attempt at a job took longer than it may
     │   └── QueueFullError                    too many jobs are waiting; this one was not accepted
     ├── PlanFileError                         a plan file is truncated, newer, or was changed
@@ -76,7 +78,15 @@ from .idempotency import (
     ResultCodecError,
     ResultUnavailableError,
 )
-from .jobs import JobCancelledError, JobError, JobNotFoundError, JobTimeoutError, QueueFullError
+from .jobs import (
+    JobCancelledError,
+    JobError,
+    JobFailedError,
+    JobNotFoundError,
+    JobNotStorableError,
+    JobTimeoutError,
+    QueueFullError,
+)
 from .lifecycle import (
     ComponentStartError,
     ComponentStopError,
@@ -114,7 +124,9 @@ __all__ = [
     "IdempotencyUnknownError",
     "JobCancelledError",
     "JobError",
+    "JobFailedError",
     "JobNotFoundError",
+    "JobNotStorableError",
     "JobTimeoutError",
     "KnownAfterApplyError",
     "LedgerFullError",

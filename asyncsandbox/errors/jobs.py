@@ -64,6 +64,50 @@ class JobTimeoutError(JobError, TimeoutError):
         )
 
 
+class JobFailedError(JobError):
+    """A job failed in another process, with an error that cannot be made here.
+
+    Attributes:
+        job: Name of the job.
+        job_id: Its id.
+        error: What it raised, as text.
+    """
+
+    def __init__(self, job: str, job_id: str, error: str) -> None:
+        super().__init__(job, job_id, error)
+        self.job = job
+        self.job_id = job_id
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job!r} ({self.job_id}) failed: {self.error}; import the module of that error here, and raise "
+            f"it with plain values, to get the error itself"
+        )
+
+
+class JobNotStorableError(JobError, ValueError):
+    """A job that is to outlive the process has an argument that cannot: it was not accepted.
+
+    Attributes:
+        job: Name of the job.
+        argument: Which: ``args[0]``, ``kwargs.to``.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, job: str, argument: str, problem: str) -> None:
+        super().__init__(job, argument, problem)
+        self.job = job
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job!r} was not accepted, because {self.argument} cannot be stored ({self.problem}): give plain "
+            f"values and value classes, such as the id of a row instead of the row"
+        )
+
+
 class QueueFullError(JobError):
     """The queue was full: the job was not accepted.
 

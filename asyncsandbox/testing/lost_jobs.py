@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._core.clock import Clock
-    from ..components.worker import WorkerProcess
     from ..components.worker.backend import Claim, JobBackend, Outcome, Request
+    from ..components.worker.backends import Backends
 
 __all__ = ["AcknowledgedJobs", "watched_backend"]
 
@@ -140,20 +140,21 @@ class _Watched:
         self.home.pending.pop(job_id, None)
 
 
-def watched_backend(find: Callable[[], AcknowledgedJobs | None]) -> property:
-    """Return what `WorkerProcess` has its backend in while it is simulated, whenever and by whom that was set.
+def watched_backend(find: Callable[[], AcknowledgedJobs | None], name: str) -> property:
+    """Return what `Backends` has a backend in while it is simulated, whenever and by whom that was set.
 
     Args:
         find: Returns what watches now, or None where nothing does.
+        name: Which attribute it is.
     """
 
-    def get(worker: WorkerProcess) -> JobBackend:
-        backend: JobBackend = vars(worker)["_backend"]
+    def get(backends: Backends) -> JobBackend | None:
+        backend: JobBackend | None = vars(backends)[name]
         jobs = find()
-        return backend if jobs is None else jobs.watch(backend)
+        return backend if jobs is None or backend is None else jobs.watch(backend)
 
-    def put(worker: WorkerProcess, backend: JobBackend) -> None:
-        vars(worker)["_backend"] = backend
+    def put(backends: Backends, backend: JobBackend | None) -> None:
+        vars(backends)[name] = backend
 
     return property(get, put)
 

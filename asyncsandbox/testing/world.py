@@ -37,7 +37,7 @@ from anyio._backends._asyncio import AsyncIOBackend  # anyio's only door to its 
 
 from .._core import context as core_context
 from .._core.runtime import Runtime
-from ..components.worker import WorkerProcess
+from ..components.worker.backends import Backends
 from .errors import NestedWorldError
 from .incarnation import current_incarnation
 from .lost_jobs import AcknowledgedJobs, watched_backend
@@ -93,7 +93,8 @@ class World:
             _replace_anyio_threads(patches, self)
             replace_sqlite(patches, self)
             refuse_the_world(patches, self)
-            patches.add(WorkerProcess, "_backend", watched_backend(self._find_jobs))
+            for name in ("first", "store"):
+                patches.add(Backends, name, watched_backend(self._find_jobs, name))
             self._stack = stack.pop_all()
         return self
 

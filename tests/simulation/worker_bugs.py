@@ -45,7 +45,7 @@ WORKER_MUTANTS: tuple[Mutant, ...] = (
     Mutant("left standing", "job room", MemoryBackend._wait_for_room, "            raise\n", "            return\n"),
     Mutant("no bound", "job lost", MemoryBackend._is_full, "self._queued >= self._settings.max_queued", "False"),
     Mutant("too many at a time", "job lost", Runner.give_out, "most - len(self.runs)", "most"),
-    Mutant("place lost", "job lost", Runner._attempt, "if self._slot is not None:", "if False:"),
+    Mutant("place lost", "job lost", Runner._attempt, "if self._slots:", "if False:"),
     Mutant("outcome lost before the first step", "job cancelled", Run._interrupt, "self.has_begun and ", ""),
     Mutant("accepted while stopping", "job lost", MemoryBackend.submit, "if not self._is_open:", "if False:"),
     Mutant("not told of the stop", "job lost", MemoryBackend.shut, "_settle(turn)", "pass"),

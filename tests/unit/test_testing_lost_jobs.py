@@ -12,6 +12,7 @@ from hypothesis import settings
 from asyncsandbox import Sandbox
 from asyncsandbox.components.worker import JobStatus, WorkerProcess, WorkerSettings
 from asyncsandbox.components.worker.backend import Outcome, Request
+from asyncsandbox.components.worker.backends import Backends
 from asyncsandbox.components.worker.job import JobState
 from asyncsandbox.components.worker.memory import MemoryBackend
 from asyncsandbox.errors import JobNotFoundError
@@ -79,7 +80,7 @@ class Shop:
 
     def __init__(self, backend: MemoryBackend) -> None:
         self.box = Sandbox(dry_run=False)
-        self.box.worker._backend = backend
+        self.box.worker._backends.first = backend
 
     async def __aenter__(self) -> Self:
         await self.box.initialize()
@@ -141,7 +142,7 @@ def test_a_job_in_memory_is_asked_for_also_where_its_sandbox_has_stopped(
 ) -> None:
     async def test(_sim: Simulation) -> None:
         box = Sandbox(dry_run=False)
-        box.worker._backend = backend(WorkerSettings())
+        box.worker._backends.first = backend(WorkerSettings())
         async with box:
             await box.worker.with_options(max_retries=1, retry_on=(ValueError,)).submit_job("mail.send", fail)
             await asyncio.sleep(0.01)
@@ -185,16 +186,16 @@ def test_outside_of_a_simulation_a_worker_has_the_backend_it_was_given() -> None
     seen: list[object] = []
 
     async def test(_sim: Simulation) -> None:
-        seen.append(worker._backend)
-        seen.append(worker._backend)
+        seen.append(worker._backends.first)
+        seen.append(worker._backends.first)
 
     with World():
-        assert worker._backend is backend, "nobody's turn"
+        assert worker._backends.first is backend, "nobody's turn"
 
     assert run(test) is None
     assert seen[0] is seen[1] is not backend
-    assert worker._backend is backend
-    assert "_backend" not in vars(WorkerProcess)
+    assert worker._backends.first is backend
+    assert "first" not in vars(Backends)
 
 
 def test_ended_jobs_are_not_asked_for_and_running_ones_are() -> None:

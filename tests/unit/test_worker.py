@@ -132,7 +132,7 @@ MODEL_MUTANTS = (
     Mutant("not told to end", "", Run._interrupt, "self.task.cancel()", "pass"),
     Mutant("time never over", "", Timeouts._look, "run.time_out()", "pass"),
     Mutant("too many at a time", "", Runner.give_out, "most - len(self.runs)", "most"),
-    Mutant("room not noticed", "", Runner._attempt, "if self._slot is not None:", "if False:"),
+    Mutant("room not noticed", "", Runner._attempt, "if self._slots:", "if False:"),
     Mutant("backoff does not grow", "", Runner._draw_wait, "** min(attempt - 1, 60)", "** 0"),
     Mutant("no cap", "", Runner._draw_wait, "min(settings.retry_cap_seconds, ", "max(0, "),
     Mutant("no grace", "", WorkerProcess._wind_down, "self._settings.grace_seconds", "0"),
@@ -698,7 +698,7 @@ def test_ended_jobs_are_remembered_by_number_and_by_time(most: int, seconds: int
                     else:
                         with pytest.raises(JobNotFoundError):
                             await worker.get_job_status(known)
-            assert len(worker._backend._jobs) <= most  # type: ignore[attr-defined]
+            assert len(worker._backends.first._jobs) <= most  # type: ignore[attr-defined]
         await worker.start()
         await worker.stop()
 
@@ -721,8 +721,8 @@ def test_what_a_job_was_given_is_let_go_of_when_it_ends() -> None:
             del big
             await worker.drain()
             assert await worker.get_result(job_id) is gone()
-            worker._backend._jobs[job_id].outcome = Outcome(state=JobState.SUCCEEDED)  # type: ignore[attr-defined]
-            for each in worker._backend._jobs.values():  # type: ignore[attr-defined]
+            worker._backends.first._jobs[job_id].outcome = Outcome(state=JobState.SUCCEEDED)  # type: ignore[attr-defined]
+            for each in worker._backends.first._jobs.values():  # type: ignore[attr-defined]
                 each.outcome = Outcome(state=JobState.SUCCEEDED)
             await asyncio.sleep(0)
             gc.collect()
@@ -739,7 +739,7 @@ def test_cancelled_jobs_do_not_pile_up_in_the_queue() -> None:
             for _ in range(300):
                 for submit in (later.submit_job, urgent.submit_job, worker.submit_job):
                     await worker.cancel(await submit("never", nap, 0))
-            backend: Any = worker._backend
+            backend: Any = worker._backends.first
             assert len(backend._ready) + len(backend._later) <= 70
             kept = await worker.submit_job("kept", nap, 0)
             for _ in range(100):
@@ -1416,11 +1416,11 @@ EXAMPLES = (
         test_drain_waits_for_what_jobs_submit_too,
     ),
     (
-        Mutant("jobs outlive the worker", "", Runner.end_all, "run.cancel()", "pass"),
+        Mutant("jobs outlive the worker", "", Runner.end_all, "run.give_up()", "pass"),
         test_stop_reports_what_it_cancelled,
     ),
     (
-        Mutant("not reported", "", WorkerProcess._end_jobs, "if ids:", "if False:"),
+        Mutant("not reported", "", WorkerProcess._end_jobs, "if ended:", "if False:"),
         test_stop_reports_what_it_cancelled,
     ),
     (
@@ -1428,7 +1428,13 @@ EXAMPLES = (
         test_an_interval_counts_from_the_start_and_does_not_drift,
     ),
     (
-        Mutant("the starter's request", "", WorkerProcess._start, "context.run(set_correlation_id, None)", "pass"),
+        Mutant(
+            "the starter's request",
+            "",
+            WorkerProcess._make_context,
+            "context.run(set_correlation_id, correlation_id)",
+            "pass",
+        ),
         test_every_scheduled_job_is_a_request_of_its_own_with_the_options_of_its_function,
     ),
 )

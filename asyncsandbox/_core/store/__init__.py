@@ -40,6 +40,7 @@ from .schema import Migration, Schema, SchemaChange, migrating
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Hashable
     from types import TracebackType
 
     from ..clock import Clock
@@ -136,6 +137,11 @@ class Store:
     def location(self) -> str:
         """Path or URL, without a password."""
         return self._engine.shown
+
+    @property
+    def place(self) -> Hashable:
+        """What its rows are in: equal for stores of this process that share them."""
+        return self.location if self.is_durable else id(self._engine), self.namespace
 
     @property
     def is_durable(self) -> bool:

@@ -191,6 +191,11 @@ def number_parameters(text: str) -> tuple[str, tuple[str, ...]]:
     return _PARTS.sub(number, text), tuple(names)
 
 
+def fill_in_now(text: str) -> str:
+    """Return the text for PostgreSQL with the server's time instead of ``:now``, and all other parameters by name."""
+    return _PARTS.sub(lambda part: _POSTGRES_NOW if part["parameter"] == "now" else part[0], text)
+
+
 def _strip(text: str) -> str:
     """Return the text without what is quoted and without comments."""
     return _PARTS.sub(lambda part: part[0] if part["parameter"] else " ", text)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import StoreUnavailableError
 from .postgres_link import driver
-from .postgres_writer import channel_name
-from .signals import Signals
+from .signals import Signals, channel_name
 
 if TYPE_CHECKING:
     from ..clock import Clock

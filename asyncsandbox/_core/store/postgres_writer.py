@@ -13,7 +13,7 @@ from ...errors import StoreError, StoreOutcomeUnknownError, StoreUnavailableErro
 from .operations import Operation
 from .postgres_calls import Caller
 from .postgres_link import BUSY, Link, driver, is_lost, translate
-from .signals import channels_of
+from .signals import channel_name, channels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -185,11 +185,6 @@ _AGAIN = (BUSY - {_LOCKED, "57014"}) | {"0A000"}  # deadlocks end by being tried
 
 def _ending(group: Sequence[Unit]) -> str:
     return "".join(f"NOTIFY {channel_name(channel)}; " for channel in sorted(channels_of(group))) + "COMMIT"
-
-
-def channel_name(channel: str) -> str:
-    """Return the name of a channel in the database, which others use as well."""
-    return f"sandbox_{channel}"
 
 
 def milliseconds(seconds: float) -> int:

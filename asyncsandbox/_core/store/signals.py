@@ -71,3 +71,8 @@ def channels_of(group: Iterable[Unit]) -> set[str]:
         for bound in unit.bounds
         if bound.operation.notify
     }
+
+
+def channel_name(channel: str) -> str:
+    """Return the name of a channel in a database, which others use as well."""
+    return f"sandbox_{channel}"

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
-from weakref import WeakSet
 
-from ..._core.store import Dialect, Migration, Operation, Schema
+from ..._core.store import Migration, Operation, Schema
+from ..._core.store.app_session import AppSessions, ask_place
 from ...errors import ConfigurationError
 from .calls import Call, Subjects, require_key
 from .flights import encode_within, read_stored
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from ..._core.component import Services
-    from ..._core.store import Store
     from .options import IdempotencySettings
 
 __all__ = ["IN_SESSION", "InSession", "Transactions"]
@@ -37,12 +36,7 @@ __all__ = ["IN_SESSION", "InSession", "Transactions"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Which server, database and table: of the store's connection, or of the session's.
-_PLACE_SQL: Final = (
-    "SELECT pg_postmaster_start_time()::text || '/' || current_database() || '/' || "
-    "coalesce(to_regclass('sandbox_idempotency_rows')::oid::text, 'no table') AS place"
-)
-_PLACE: Final = Operation("idempotency.place", "SELECT '' AS place", postgres=_PLACE_SQL)
+_PLACE: Final = ask_place("idempotency.place", "sandbox_idempotency_rows")
 _NOW: Final = "extract(epoch FROM clock_timestamp())::double precision"
 _CLAIM: Final = (
     "INSERT INTO sandbox_idempotency_rows AS r (ns, key, fingerprint) "  # noqa: S608 - our own texts
@@ -149,7 +143,7 @@ class Transactions:
         self._policy = Policy.of(settings, {})
         self._rehearse = rehearse
         self._subjects = Subjects()
-        self._known: WeakSet[Any] = WeakSet()  # engines that are connected to the store's database
+        self._sessions = AppSessions(IN_SESSION, _PLACE)
 
     async def process(
         self, session: AsyncSession, key: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -168,7 +162,7 @@ class Transactions:
     async def _run(self, session: AsyncSession, call: Call) -> Any:
         from sqlalchemy import text
 
-        store = await self._require_store(session)
+        store = await self._sessions.require(session, self._services.store)
         place = {"ns": store.namespace, "key": call.key}
         async with session.begin_nested():
             claiming = {**place, "fingerprint": call.fingerprint}
@@ -202,28 +196,3 @@ class Transactions:
                 reason=row.reason,
             ),
         )
-
-    async def _require_store(self, session: AsyncSession) -> Store:
-        store = self._services.store
-        if store is None or store.dialect is not Dialect.POSTGRES:
-            raise _refuse("there is no store" if store is None else f"the store is {store.location}")
-        engine = session.get_bind().engine
-        if engine in self._known:
-            return store
-        if engine.dialect.name != "postgresql":
-            raise _refuse(f"the session's database is {engine.dialect.name}")
-        from sqlalchemy import text
-
-        await store.attach(IN_SESSION)
-        (mine,) = await store.read(_PLACE)
-        theirs = (await session.execute(text(_PLACE_SQL))).scalar_one()
-        if mine["place"] != theirs:
-            raise _refuse(f"the store is {store.location}, and the session does not see its tables")
-        self._known.add(engine)
-        return store
-
-
-def _refuse(problem: str) -> ConfigurationError:
-    return ConfigurationError(
-        "session", problem, "give Sandbox(store=...) the PostgreSQL database that the session is connected to"
-    )

@@ -15,27 +15,30 @@ nor another job, and that jobs begin in order of priority and submission.
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from ..._core.checks import Check, CheckResult, CheckStatus
-from ..._core.component import Component, ComponentState, ComponentStatus
+from ..._core.component import Component, ComponentState
 from ..._core.context import get_correlation_id, get_deadline, set_correlation_id
 from ..._core.detached import leave_call
 from ..._core.journal import Level
 from ..._core.settings import require_name
 from ...errors import ConfigurationError, JobCancelledError, LifecycleError, NotStartedError
 from .backend import JobBackend, JobCounts, Outcome, Request
-from .job import JobKeywords, JobOptions, JobState, JobStatus, JobSubmitter, job, options_of
-from .memory import MemoryBackend
+from .backends import DURABLE, Backends
+from .in_session import InSession
+from .job import JobKeywords, JobOptions, JobState, JobStatus, JobSubmitter, declared_name, job, options_of
 from .runner import Runner
 from .schedule import Schedule, ScheduleKeywords
 from .settings import WhenFull, WorkerSettings
+from .status import WorkerStatus
 from .trigger import make_trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     from ..._core.context import Host
 
@@ -64,32 +67,20 @@ _NEARLY_FULL = 0.8
 _running_job: ContextVar[str | None] = ContextVar("asyncsandbox_running_job", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStatus(ComponentStatus):
-    """What the worker says of itself.
-
-    Attributes:
-        jobs: How many jobs stand where.
-        schedules: Names of the schedules.
-    """
-
-    jobs: JobCounts
-    schedules: tuple[str, ...]
-
-
 class WorkerProcess(Component):
     """Runs jobs in the background of the program: coroutine functions as tasks, plain functions in threads.
 
-    A job that was accepted ends once, as succeeded, failed, cancelled or dead, unless the process itself dies: what is
-    kept in memory dies with it. It runs with the correlation id and the sandbox of its submitter, and without the
-    submitter's deadline, action and saga. In a dry run it begins at once, and schedules do not fire.
+    A job that was accepted ends once, as succeeded, failed, cancelled or dead. In a sandbox with a store that holds
+    whatever happens to the process, for functions declared with `job`; every other job is kept in memory and dies with
+    the process. It runs with the correlation id and the sandbox of its submitter, and without the submitter's deadline,
+    action and saga. In a dry run all are kept in memory and begin at once, and schedules do not fire.
 
     Concurrency: for one event loop; any number of tasks may submit. Cancellation: a cancelled `submit_job` has not
     submitted; cancelling any other call changes nothing about the job.
 
     Args:
         settings: How jobs are run and kept.
-        backend: What keeps them; None for memory.
+        backend: What keeps them all; None for memory, and for the store of the sandbox.
 
     Example:
         >>> async def main() -> tuple[str, str]:
@@ -109,7 +100,7 @@ class WorkerProcess(Component):
     def __init__(self, *, settings: WorkerSettings | None = None, backend: JobBackend | None = None) -> None:
         super().__init__()
         self._settings = settings or WorkerSettings()
-        self._backend: JobBackend = backend or MemoryBackend(self._settings)
+        self._backends = Backends(backend, self._settings)
         self._schedules: dict[str, Schedule] = {}
         self._runner: Runner | None = None
         self._host: Host | None = None  # this and the mode are at hand for every job
@@ -137,7 +128,7 @@ class WorkerProcess(Component):
         Concurrency: first come, first served; a running job that submits is let in also where the queue is full.
         Cancellation: the job is not accepted.
         """
-        return await self._backend.submit(self._request(name, function, args, kwargs, options_of(function)))
+        return await self._backends.submit(self._request(name, function, args, kwargs, options_of(function)))
 
     def with_options(self, **options: Unpack[JobKeywords]) -> JobSubmitter:
         """Return what submits jobs that run as said, where their functions are declared otherwise.
@@ -150,13 +141,29 @@ class WorkerProcess(Component):
         """
         return JobSubmitter(self._submit, options)
 
+    def in_session(self, session: AsyncSession, **options: Unpack[JobKeywords]) -> JobSubmitter:
+        """Return what submits jobs in the transaction of a session: they are there once it commits, or never were.
+
+        The store must be the PostgreSQL database that the session is connected to, and functions declared with `job`.
+        Submitted like this a job is let in whatever waits, and one of the same unique key is waited for until its
+        transaction has ended.
+
+        Args:
+            session: The app's.
+            **options: Fields of `JobOptions`.
+
+        Raises:
+            ConfigurationError: An option is out of its range.
+        """
+        return JobSubmitter(InSession(session, self._backends, self.services, self._request).submit, options)
+
     async def get_job_status(self, job_id: str) -> JobStatus:
         """Return where a job stands.
 
         Raises:
             JobNotFoundError: There is no such job, or it ended too long ago.
         """
-        return await self._backend.get(job_id)
+        return await self._backends.of(job_id).get(job_id)
 
     async def get_result(self, job_id: str) -> Any:
         """Wait until a job has ended and return what it returned.
@@ -166,11 +173,13 @@ class WorkerProcess(Component):
         Raises:
             JobNotFoundError: There is no such job, or it ended too long ago.
             JobCancelledError: It was cancelled.
+            JobFailedError: It failed in another process, with an error that cannot be made here.
+            ResultUnavailableError: It has succeeded, but what it returned could not be stored.
             Exception: What its last attempt raised, unchanged.
 
         Concurrency: any number may wait. Cancellation: the job goes on.
         """
-        name, outcome = await self._backend.wait(job_id)
+        name, outcome = await self._backends.of(job_id).wait(job_id)
         if outcome.state is JobState.CANCELLED:
             raise JobCancelledError(name, job_id)
         if outcome.error is not None:
@@ -187,8 +196,9 @@ class WorkerProcess(Component):
         Raises:
             JobNotFoundError: There is no such job, or it ended too long ago.
         """
-        state = await self._backend.cancel(job_id)
-        return state is JobState.QUEUED or (self._runner is not None and self._runner.cancel(job_id))
+        state = await self._backends.of(job_id).cancel(job_id)
+        run = None if self._runner is None else self._runner.runs.get(job_id)
+        return state is JobState.QUEUED or (state is JobState.RUNNING and (run is None or run.cancel()))
 
     async def drain(self) -> None:
         """Wait until every job has ended, those submitted meanwhile included, also those that are delayed.
@@ -202,7 +212,10 @@ class WorkerProcess(Component):
         self._refuse_inside_job("drain()")
         if self._state is not ComponentState.RUNNING:
             raise NotStartedError(self.name, "drain()")
-        await self._backend.wait_idle(delayed=True)
+        submitted = None
+        while submitted != self._ids:  # those of one backend may have submitted some to the other
+            submitted = self._ids
+            await self._backends.wait_idle(delayed=True)
 
     def scheduled(self, **when: Unpack[ScheduleKeywords]) -> Callable[[F], F]:
         """Return a decorator that has a function submitted again and again while the worker runs.
@@ -248,7 +261,7 @@ class WorkerProcess(Component):
         return WorkerStatus(
             name=self.name,
             state=self._state,
-            jobs=self._backend.get_counts(),
+            jobs=self._backends.get_counts(),
             schedules=tuple(sorted(self._schedules)),
         )
 
@@ -259,7 +272,7 @@ class WorkerProcess(Component):
     async def _check(self) -> CheckResult:
         if self._state is not ComponentState.RUNNING:
             return CheckResult(status=CheckStatus.FAIL, output=f"the worker is {self._state.value}")
-        queued, most = self._backend.get_counts().queued, self._settings.max_queued
+        queued, most = self._backends.get_most_queued(), self._settings.max_queued
         if queued >= _NEARLY_FULL * most:
             return CheckResult(status=CheckStatus.WARN, output=f"{queued} jobs are waiting, of {most} that may")
         return CheckResult(status=CheckStatus.PASS)
@@ -275,7 +288,7 @@ class WorkerProcess(Component):
         options: JobOptions,
         /,
     ) -> str:
-        return await self._backend.submit(self._request(name, function, args, kwargs, options))
+        return await self._backends.submit(self._request(name, function, args, kwargs, options))
 
     def _request(
         self,
@@ -292,7 +305,8 @@ class WorkerProcess(Component):
         if self._state is not ComponentState.RUNNING:
             raise NotStartedError(self.name, "submitting a job")
         self._ids += 1
-        job_id = f"{self._prefix}{self._ids:x}"
+        declared_as = None if self._backends.store is None else declared_name(function)
+        job_id = f"{self._prefix if declared_as is None else DURABLE + self._prefix}{self._ids:x}"
         context = copy_context()
         return Request(
             job_id,
@@ -306,6 +320,7 @@ class WorkerProcess(Component):
             context.run(self._enter, job_id),
             get_deadline(),
             self._is_inside_job(),
+            declared_as,
         )
 
     def _enter(self, job_id: str) -> str:
@@ -332,22 +347,30 @@ class WorkerProcess(Component):
         self._host = services.host
         self._is_rehearsal = services.host is not None and services.host.dry_run
         self._prefix = self._prefix or f"{services.clock.random_hex(8)}-"
-        self._runner = Runner(self._settings, self._backend, services, hurry=self._is_rehearsal)
-        self._backend.open(services.clock)
-        _ = self.spawn(self._runner.give_out(), name="give out jobs")
+        self._runner = Runner(self._settings, services, hurry=self._is_rehearsal)
+        await self._backends.open(services, self._make_context)
+        for backend in self._backends:
+            _ = self.spawn(backend.keep(self._runner.cancel), name="keep jobs")
+            if backend is self._backends.first or self._settings.run_durable:
+                _ = self.spawn(self._runner.give_out(backend), name="give out jobs")
         if not self._is_rehearsal:
             for schedule in self._schedules.values():
-                context = copy_context()
-                context.run(leave_call, self._host)
-                context.run(set_correlation_id, None)  # every job of it gets one of its own
                 kept = schedule.keep(services.clock, self._submit_scheduled, self._tell)
-                _ = context.run(self.spawn, kept, name=f"schedule {schedule.name}")
+                _ = self._make_context("", None).run(self.spawn, kept, name=f"schedule {schedule.name}")
+
+    def _make_context(self, job_id: str, correlation_id: str | None) -> Context:
+        """Return a context that belongs to the worker, and to no call."""
+        context = copy_context()
+        context.run(leave_call, self._host)
+        context.run(set_correlation_id, correlation_id)
+        context.run(_running_job.set, job_id)
+        return context
 
     async def _wind_down(self) -> None:
-        self._backend.shut()
+        self._backends.shut()
         try:
             async with asyncio.timeout(self._settings.grace_seconds):
-                await self._backend.wait_idle(delayed=False)
+                await self._backends.wait_idle(delayed=False)
         except TimeoutError:
             pass
         finally:
@@ -358,9 +381,14 @@ class WorkerProcess(Component):
 
     async def _end_jobs(self) -> asyncio.CancelledError | None:
         """Cancel what has not ended and wait for it; return a cancellation that came meanwhile."""
-        ids = (*(() if self._runner is None else self._runner.runs), *self._backend.give_up())
-        if ids:
-            self._tell("worker.jobs_cancelled", reason="the worker stopped", count=len(ids), job_ids=ids)
+        runs = () if self._runner is None else tuple(self._runner.runs.values())
+        returned = tuple(run.claim.request.job_id for run in runs if run.claim.outlives)
+        ended = tuple(run.claim.request.job_id for run in runs if not run.claim.outlives)
+        ended += self._backends.give_up()
+        if ended:
+            self._tell("worker.jobs_cancelled", reason="the worker stopped", count=len(ended), job_ids=ended)
+        if returned:
+            self._tell("worker.jobs_put_back", reason="the worker stopped", count=len(returned), job_ids=returned)
         return None if self._runner is None else await self._runner.end_all()
 
     async def _submit_scheduled(self, name: str, function: Callable[[], Any], options: JobOptions, /) -> str:

@@ -11,9 +11,10 @@ True
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ import msgspec
 from .job import JobOptions, JobState, JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from ..._core.clock import Clock
 
@@ -44,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, eq=False):
         correlation_id: Of the request it belongs to.
         until: When, on the clock's monotonic scale, waiting for room has no use any more; None for never.
         from_job: Whether a running job submits it, which must not wait for a room that its own end would make.
+        declared_as: By which name any process finds the function; None where none does.
     """
 
     job_id: str
@@ -57,6 +59,7 @@ class Request(msgspec.Struct, frozen=True, eq=False):
     correlation_id: str
     until: float | None
     from_job: bool
+    declared_as: str | None = None
 
 
 class Claim(msgspec.Struct, frozen=True, eq=False):
@@ -66,11 +69,13 @@ class Claim(msgspec.Struct, frozen=True, eq=False):
         request: What to run.
         attempt: Number of the attempt, from 1.
         at: When it was given out, on the clock's monotonic scale.
+        outlives: Whether the job outlives the worker: an attempt that has to be ended with it is no end of the job.
     """
 
     request: Request
     attempt: int
     at: float
+    outlives: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, eq=False):
@@ -112,6 +117,14 @@ class JobCounts:
     dead: int = 0
 
 
+def sum_counts(counts: Iterable[JobCounts]) -> JobCounts:
+    """Return the counts of several backends together."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(asdict(each))
+    return JobCounts(**total)
+
+
 class JobBackend(Protocol):
     """Keeps jobs, gives them out in order, and remembers what came of them."""
 
@@ -150,10 +163,27 @@ class JobBackend(Protocol):
         """
         ...
 
+    async def wait_ready(self) -> None:
+        """Wait until a job may begin, as far as can be told without taking it.
+
+        Concurrency: one caller per worker. Cancellation: nothing has happened.
+        """
+        ...
+
     async def claim(self, most: int) -> Sequence[Claim]:
-        """Wait until a job may begin, and give out up to ``most`` of those that may, in order.
+        """Give out up to ``most`` of the jobs that may begin, in order.
 
         Concurrency: one caller per worker. Cancellation: nothing is given out.
+        """
+        ...
+
+    async def keep(self, end: Callable[[str], object]) -> None:
+        """Do what has to be done while the worker runs, until cancelled, or for as long as there is something.
+
+        Args:
+            end: Asks the attempt at a job that runs here to end.
+
+        Concurrency: one caller per worker, beside all others. Cancellation: ends it.
         """
         ...
 

@@ -119,21 +119,48 @@ class JobStatus:
 def job(name: str, **options: Unpack[JobKeywords]) -> Callable[[F], F]:
     """Declare at a function under which name and how it runs as a job, and leave it as it is.
 
+    In a sandbox with a store its jobs outlive the process: another one that has imported the function finds it by this
+    name. So give it at the top level of a module, and keep the name while jobs of it may wait.
+
     Args:
-        name: What the job is called where its submitter says nothing else.
+        name: Unique in the program.
         **options: Fields of `JobOptions`, the defaults for every submission.
 
     Raises:
-        ConfigurationError: An option is out of its range.
+        ConfigurationError: An option is out of its range, or the name is another function's.
     """
     require_name("job.name", name)
     declared = (name, JobOptions(**options))
 
     def decorate(function: F) -> F:
+        place = _place_of(function)
+        known = _declared_jobs.setdefault(name, (place, function))
+        if known[0] != place:
+            raise ConfigurationError("job.name", name, f"it is the name of {known[0]}: give each function its own")
+        _declared_jobs[name] = (place, function)  # a module that is loaded anew declares its functions anew
         setattr(function, _DECLARED, declared)
         return function
 
     return decorate
+
+
+# Process-wide, as what is imported is: whoever takes a job of another process knows nothing of it but its name.
+_declared_jobs: dict[str, tuple[str, Callable[..., Any]]] = {}
+
+
+def declared_jobs() -> dict[str, Callable[..., Any]]:
+    """Return the functions that `job` has declared, by name."""
+    return {name: function for name, (_, function) in _declared_jobs.items()}
+
+
+def declared_name(function: object) -> str | None:
+    """Return the name by which any process finds this very function; None where none does."""
+    declared = getattr(function, _DECLARED, None)
+    return declared[0] if declared is not None and _declared_jobs[declared[0]][1] is function else None
+
+
+def _place_of(function: object) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
 
 
 DEFAULT_OPTIONS = JobOptions()

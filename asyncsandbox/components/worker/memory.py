@@ -24,6 +24,8 @@ from .ready import ReadyQueue
 from .settings import WhenFull, WorkerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..._core.clock import Clock
 
 __all__ = ["MemoryBackend", "WorkerSettings"]
@@ -107,11 +109,16 @@ class MemoryBackend:
         self._accept(request)
         return request.job_id
 
-    async def claim(self, most: int) -> list[Claim]:
-        """Wait until a job may begin, and give out up to ``most`` in order."""
+    async def wait_ready(self) -> None:
+        """Wait until a job may begin."""
         while not self._has_ready():
             await self._wait_for_work()
+
+    async def claim(self, most: int) -> list[Claim]:
+        """Give out up to ``most`` of the jobs that may begin, in order."""
         claims: list[Claim] = []
+        if not self._has_ready():
+            return claims
         now, ready = self._now(), self._ready
         while ready and len(claims) < most:
             job = ready.pop()
@@ -125,6 +132,9 @@ class MemoryBackend:
         if self._submitters:
             self._admit_next()
         return claims
+
+    async def keep(self, end: Callable[[str], object]) -> None:
+        """Do nothing: whoever runs a job is here, and is told at once."""
 
     async def finish(self, claim: Claim, outcome: Outcome) -> bool:
         """Record what came of an attempt."""

@@ -35,7 +35,8 @@ class Run(msgspec.Struct, eq=False):
         has_begun: Whether the function was called.
         is_over: Whether the function has ended.
         is_timed_out: Whether it took longer than it may.
-        is_unwanted: Whether somebody cancelled it.
+        is_unwanted: Whether it was asked to end.
+        is_given_up: Whether that was only because the worker ends.
         task: Where it runs.
     """
 
@@ -45,6 +46,7 @@ class Run(msgspec.Struct, eq=False):
     is_over: bool = False
     is_timed_out: bool = False
     is_unwanted: bool = False
+    is_given_up: bool = False
     task: asyncio.Task[None] | None = None
 
     def call(self, threads: CapacityLimiter) -> Awaitable[Any]:
@@ -66,6 +68,15 @@ class Run(msgspec.Struct, eq=False):
         self._interrupt()
         return True
 
+    def give_up(self) -> None:
+        """Ask it to end with the worker; a job that outlives the worker will be attempted again."""
+        self.is_given_up = self.claim.outlives and not self.is_unwanted
+        self.cancel()
+
+    def unbegun(self) -> Outcome:
+        """Return what comes of an attempt that was ended before it began."""
+        return Outcome(JobState.QUEUED, retry_in_seconds=0.0) if self.is_given_up else Outcome(JobState.CANCELLED)
+
     def time_out(self) -> None:
         """Ask it to end, because it took too long."""
         self.is_timed_out = True
@@ -86,6 +97,8 @@ class Run(msgspec.Struct, eq=False):
         request, attempt = self.claim.request, self.claim.attempt
         if self.is_unwanted or (isinstance(error, asyncio.CancelledError) and not self.is_timed_out):
             said = error if isinstance(error, Exception) else None
+            if self.is_given_up and said is None:
+                return self.unbegun()
             return Outcome(state=JobState.CANCELLED, error=said, traceback=error.__traceback__)
         if self.is_timed_out and self.seconds is not None:
             late = JobTimeoutError(request.name, attempt, self.seconds)

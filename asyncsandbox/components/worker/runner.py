@@ -25,15 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Level", "Runner"]
 
-_NEVER_RAN = Outcome(JobState.CANCELLED)
-
 
 class Runner:
     """The attempts that are under way.
 
     Args:
         settings: The worker's.
-        backend: What gives out jobs.
         services: Time, chance, and the journal.
         hurry: Whether another attempt follows at once, as in a rehearsal.
 
@@ -43,27 +40,41 @@ class Runner:
     Concurrency: for one event loop. Cancellation: of `give_out` ends nothing that is under way.
     """
 
-    def __init__(self, settings: WorkerSettings, backend: JobBackend, services: Services, *, hurry: bool) -> None:
+    def __init__(self, settings: WorkerSettings, services: Services, *, hurry: bool) -> None:
         from anyio import CapacityLimiter
 
         self.runs: dict[str, Run] = {}
         self._settings = settings
-        self._backend = backend
         self._clock: Clock = services.clock
         self._journal: Journal = services.journal
         self._hurry = hurry
         self._threads: CapacityLimiter = CapacityLimiter(settings.concurrency)
         self._timeouts = Timeouts(services.clock)
-        self._slot: asyncio.Future[None] | None = None
+        self._slots: list[asyncio.Future[None]] = []
+        self._reserved = 0  # places for jobs that are being claimed
 
-    async def give_out(self) -> None:
-        """Begin jobs as they come and as there is room for them, for ever."""
+    async def give_out(self, backend: JobBackend) -> None:
+        """Begin jobs as they come and as there is room for them, for ever.
+
+        Args:
+            backend: What gives out jobs; several may, each in a task of its own, and share the room.
+        """
         loop, most = asyncio.get_running_loop(), self._settings.concurrency
         while True:
-            while len(self.runs) >= most:
-                self._slot = loop.create_future()
-                await self._slot
-            self._begin_all(await self._backend.claim(most - len(self.runs)), loop)
+            while (room := most - len(self.runs) - self._reserved) <= 0:
+                slot = loop.create_future()
+                self._slots.append(slot)
+                await slot
+            self._reserved += room
+            try:
+                claims = await backend.claim(room)
+            finally:
+                self._reserved -= room
+            self._begin_all(claims, backend, loop)
+            if len(claims) < room:
+                del claims  # which would hold on to what has ended by then
+                self._free_slots()
+                await backend.wait_ready()
 
     def cancel(self, job_id: str) -> bool:
         """Ask the attempt at a job to end; return whether there was one to end."""
@@ -74,17 +85,17 @@ class Runner:
         """Cancel what is under way, wait for it, and return a cancellation that came meanwhile."""
         runs = tuple(self.runs.values())
         for run in runs:
-            run.cancel()
+            run.give_up()
         cancellation: asyncio.CancelledError | None = None
         for task in [run.task for run in runs if run.task is not None]:
             cancellation = await outlast(task) or cancellation
         return cancellation
 
-    def _begin_all(self, claims: Sequence[Claim], loop: asyncio.AbstractEventLoop) -> None:
+    def _begin_all(self, claims: Sequence[Claim], backend: JobBackend, loop: asyncio.AbstractEventLoop) -> None:
         for claim in claims:  # not in give_out(), which would hold on to the last of them
-            self._begin(claim, loop)
+            self._begin(claim, backend, loop)
 
-    def _begin(self, claim: Claim, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, claim: Claim, backend: JobBackend, loop: asyncio.AbstractEventLoop) -> None:
         request = claim.request
         options = request.options
         seconds = self._settings.timeout_seconds if options.timeout_seconds is None else options.timeout_seconds
@@ -92,19 +103,24 @@ class Runner:
         # An attempt must not see what the one before left in the context.
         context = request.context.copy() if options.max_retries else request.context
         # Not by spawn(), which costs as much as a small job: `runs` is what ends it, and an outcome all it has.
-        run.task = loop.create_task(self._attempt(run), name=request.name, context=context)
+        run.task = loop.create_task(self._attempt(run, backend), name=request.name, context=context)
 
-    async def _attempt(self, run: Run) -> None:
+    async def _attempt(self, run: Run, backend: JobBackend) -> None:
         try:
-            outcome = _NEVER_RAN if run.is_unwanted else await self._get_outcome(run)
-            if await self._backend.finish(run.claim, outcome) and (outcome.error is not None or run.is_timed_out):
+            outcome = run.unbegun() if run.is_unwanted else await self._get_outcome(run)
+            if await backend.finish(run.claim, outcome) and (outcome.error is not None or run.is_timed_out):
                 self._report(run, outcome)
         finally:
             del self.runs[run.claim.request.job_id]
-            if self._slot is not None:
-                if not self._slot.done():
-                    self._slot.set_result(None)
-                self._slot = None
+            if self._slots:
+                self._free_slots()
+
+    def _free_slots(self) -> None:
+        """Have whoever waits for room look again."""
+        for slot in self._slots:
+            if not slot.done():
+                slot.set_result(None)
+        self._slots.clear()
 
     async def _get_outcome(self, run: Run) -> Outcome:
         run.has_begun = True

@@ -32,6 +32,8 @@ class WorkerSettings:
         grace_seconds: How long jobs may go on when the worker stops (>= 0).
         keep_finished: How many jobs that have ended are remembered (>= 0).
         keep_seconds: How long each of them is (>= 0).
+        run_durable: Whether jobs that are in the store run here; otherwise another process has to.
+        max_recoveries: How often a job is begun again because its process died; after that it is dead (>= 0).
         retry_base_seconds: Longest wait before the second attempt (> 0); it doubles with each further one.
         retry_cap_seconds: Longest wait before any attempt (> 0).
     """
@@ -43,6 +45,8 @@ class WorkerSettings:
     grace_seconds: float = 30.0
     keep_finished: int = 10_000
     keep_seconds: float = 3600.0
+    run_durable: bool = True
+    max_recoveries: int = 3
     retry_base_seconds: float = 1.0
     retry_cap_seconds: float = 300.0
 
@@ -54,6 +58,7 @@ class WorkerSettings:
         require_number("WorkerSettings.grace_seconds", self.grace_seconds, at_least=0)
         require_number("WorkerSettings.keep_finished", self.keep_finished, at_least=0, whole=True)
         require_number("WorkerSettings.keep_seconds", self.keep_seconds, at_least=0)
+        require_number("WorkerSettings.max_recoveries", self.max_recoveries, at_least=0, whole=True)
         require_number("WorkerSettings.retry_base_seconds", self.retry_base_seconds, above=0)
         require_number("WorkerSettings.retry_cap_seconds", self.retry_cap_seconds, above=0)
         try:
