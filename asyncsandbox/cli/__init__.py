@@ -1,4 +1,4 @@
-"""The command line: `asyncsandbox plan`, `show`, `store` and `demo`.
+"""The command line: `asyncsandbox plan`, `show`, `worker`, `store` and `demo`.
 
 It promises that bad input ends in one clear line on standard error and writes nothing, and these exit codes:
 

@@ -25,6 +25,7 @@ from ..rehearsal.render import WIDTH, print_terminal, render_markdown, render_te
 from .store import make_store_app
 from .target import load
 from .trouble import ExitCode, Trouble, suggest, trouble_with_program
+from .worker import worker
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -49,7 +50,7 @@ def make_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    for command in (plan, show, demo):
+    for command in (plan, show, worker, demo):
         app.command(command)
     app.command(make_store_app())
     return app

@@ -99,22 +99,42 @@ def load(text: str) -> Target:
     Concurrency: call it inside a running loop: then ``asyncio.run`` at the file's top level fails instead of going
     live. Cancellation: nothing here waits.
     """
-    place, _, name = text.rpartition(":")
-    if not place or not name:
-        raise Trouble(f"{text}: says no function; {_FORM}", ExitCode.USAGE)
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    function = getattr(module, name, None)
-    if function is None:
-        functions = (n for n, value in vars(module).items() if inspect.iscoroutinefunction(value))
-        raise Trouble(f"{place}: has no function {name!r}; {suggest(name, functions)}")
+    module, function = find(text, _FORM, kind="function", is_near=inspect.iscoroutinefunction)
     if not inspect.iscoroutinefunction(inspect.unwrap(function)):
-        raise Trouble(f"{text}: is no coroutine function; write `async def {name}(...)`")
+        raise Trouble(f"{text}: is no coroutine function; write `async def {text.rpartition(':')[2]}(...)`")
     return Target(text=text, module=module, function=function)
 
 
-def _import_file(path: Path) -> ModuleType:
+def find(
+    text: str, form: str, *, kind: str = "sandbox", is_near: Callable[[object], bool] = callable
+) -> tuple[ModuleType, Any]:
+    """Import the module that a target names, and return it and what the target names in it.
+
+    Args:
+        text: The target.
+        form: How a target is written.
+        kind: What it names.
+        is_near: Tells what could have been meant by a name that is not there.
+
+    Raises:
+        Trouble: There is no such file, module or name, or it cannot be imported.
+
+    Concurrency: as of `load`. Cancellation: nothing here waits.
+    """
+    place, _, name = text.rpartition(":")
+    if not place or not name:
+        raise Trouble(f"{text}: says no {kind}; {form}", ExitCode.USAGE)
+    module = _import_file(Path(place), form) if place.endswith(".py") else _import_module(place, form)
+    found = getattr(module, name, None)
+    if found is None:
+        known = (n for n, value in vars(module).items() if is_near(value))
+        raise Trouble(f"{place}: has no {kind} {name!r}; {suggest(name, known)}")
+    return module, found
+
+
+def _import_file(path: Path, form: str) -> ModuleType:
     if not path.is_file():
-        raise Trouble(f"{path}: no such file; {_FORM}")
+        raise Trouble(f"{path}: no such file; {form}")
     path = path.resolve()
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) != str(path):
@@ -122,7 +142,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:  # pragma: no cover - a name that ends in .py always has a loader
-        raise Trouble(f"{path.name}: no Python file; {_FORM}")
+        raise Trouble(f"{path.name}: no Python file; {form}")
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -131,13 +151,13 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _import_module(name: str) -> ModuleType:
+def _import_module(name: str, form: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise Trouble(f"{name}: no such module; {_FORM}") from None
+            raise Trouble(f"{name}: no such module; {form}") from None
         raise trouble_with_import(error, name) from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
         raise trouble_with_import(error, name) from None

@@ -62,7 +62,7 @@ def trouble_with_program(error: BaseException) -> Trouble:
     if all(isinstance(leaf, SandboxError) for leaf in leaves):
         code = ExitCode.NO_GO if all(isinstance(leaf, NotReadyError) for leaf in leaves) else ExitCode.ERROR
         alike = f" (and {len(leaves) - 1:,} more like it)" if len(leaves) > 1 else ""
-        return Trouble(f"{_cause(leaves[0])}{alike}", code)
+        return Trouble(f"{get_cause(leaves[0])}{alike}", code)
     if isinstance(error, SystemExit):
         return Trouble(f"the program ended itself with sys.exit({error.code!r}); {_NOTHING}")
     for line in "".join(_trimmed(error)).splitlines():
@@ -70,20 +70,20 @@ def trouble_with_program(error: BaseException) -> Trouble:
     return Trouble(f"the program raised {type(error).__name__} under rehearsal; {_NOTHING}")
 
 
-def trouble_with_import(error: BaseException, what: str) -> Trouble:
-    """Say why a file or module could not be imported, and on which line of the user's."""
+def trouble_with_import(error: BaseException, what: str, *, done: str = "imported") -> Trouble:
+    """Say why a file or module could not be imported, or what else was not done, and on which line of the user's."""
     if isinstance(error, SyntaxError) and error.filename:
         where, said = f"{error.filename}:{error.lineno}: ", error.msg
     else:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
         where, said = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else "", str(error)
-    return Trouble(f"{what} cannot be imported: {where}{type(error).__name__}: {said}; mend it and try again")
+    return Trouble(f"{what} cannot be {done}: {where}{type(error).__name__}: {said}; mend it and try again")
 
 
 _NOTHING: Final = "nothing was sent and no plan was written"
 
 
-def _cause(error: BaseException) -> BaseException:
+def get_cause(error: BaseException) -> BaseException:
     """Return the error below "component ... failed" that says what to do."""
     cause = error.__cause__
     return cause if isinstance(error, LifecycleError) and isinstance(cause, SandboxError) else error

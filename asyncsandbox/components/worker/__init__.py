@@ -263,6 +263,7 @@ class WorkerProcess(Component):
             state=self._state,
             jobs=self._backends.get_counts(),
             schedules=tuple(sorted(self._schedules)),
+            runs_durable=self._backends.store is not None and self._settings.run_durable,
         )
 
     def get_checks(self) -> tuple[Check, ...]:

@@ -34,7 +34,7 @@ from ...errors import (
 )
 from .backend import Claim, JobCounts, Outcome, Request
 from .job import JobOptions, JobState, JobStatus, declared_jobs, options_of
-from .job_table import CANCEL, COUNT, ENDED, FINISH, GET, JOBS, NEWS, OURS, SUBMIT, SWEEP, TWIN
+from .job_table import CANCEL, COUNT, ENDED, FINISH, GET, JOBS, NEWS, OURS, PUT_BACK, SUBMIT, SWEEP, TWIN
 from .room import Room
 from .stored import Ending, get_parameters, read_arguments, read_status
 from .taking import AT_ONCE, PAUSE_SECONDS, POLL_SECONDS, Patience, Taker, known
@@ -144,15 +144,10 @@ class StoreBackend:
                 await self._room.wait(request.name, left)
             if not self._is_open:
                 raise NotStartedError("worker", "submitting a job")
-            self._room.enter()
-            try:
-                accepted = await self._write_down(params)
-            except StoreError:
-                self._room.leave()
-                raise
-            if accepted:
-                return request.job_id
-            self._room.leave()
+            with self._room.entering() as stay:
+                if await self._write_down(params):
+                    stay()
+                    return request.job_id
             twin = await self._find_twin(request)
             if twin is not None:
                 return twin
@@ -242,10 +237,12 @@ class StoreBackend:
     async def _record(self, job_id: str, attempt: int, ending: Ending, wait: float | None) -> tuple[Row, ...]:
         while True:
             try:
-                written = await self._store.write(
-                    FINISH, id=job_id, attempt=attempt, state=ending.state.value, result=ending.result,
-                    reason=ending.reason, error=ending.error, wait=wait,
-                )  # fmt: skip
+                if wait is not None:
+                    written = await self._store.write(
+                        PUT_BACK, id=job_id, attempt=attempt, error=ending.error, wait=float(wait)
+                    )
+                else:
+                    written = await self._store.write(FINISH, id=job_id, attempt=attempt, **ending.to_parameters())
             except StoreError as error:
                 if self._is_given_up:
                     self._patience.tell(error)

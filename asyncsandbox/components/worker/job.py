@@ -1,6 +1,6 @@
 """A job as its submitter sees it: how it is to be run, and where it stands.
 
->>> @job("mail.send", max_retries=2, timeout_seconds=10)
+>>> @job("mail.welcome", max_retries=2, timeout_seconds=10)
 ... async def send(address: str) -> None: ...
 >>> options_of(send).max_retries
 2

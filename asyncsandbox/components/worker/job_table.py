@@ -92,14 +92,19 @@ RECOVER: Final = _with_lists(
     f"AND (jobs.owner IN {{gone}} OR {_NO_LEASE}) LIMIT :most{{skip}}) RETURNING id, name, state, lost, attempt",
     notify=NEWS,
 )
+_FENCED: Final = "WHERE ns = :ns AND id = :id AND state = 'running' AND attempt = :attempt RETURNING state"
 FINISH: Final = Operation(
     "jobs.finish",
-    "UPDATE sandbox_jobs SET result = :result, reason = :reason, error = :error, "
-    "state = CASE WHEN :state = 'queued' AND cancel_asked = 1 THEN 'cancelled' ELSE CAST(:state AS TEXT) END, "
-    "due_at = CASE WHEN :state = 'queued' THEN :now + CAST(:wait AS DOUBLE PRECISION) ELSE due_at END, "
-    "ended_at = CASE WHEN :state = 'queued' AND cancel_asked = 0 THEN NULL ELSE :now END "
-    "WHERE ns = :ns AND id = :id AND state = 'running' AND attempt = :attempt RETURNING state",
+    "UPDATE sandbox_jobs SET state = :state, result = :result, reason = :reason, error = :error, ended_at = :now "  # noqa: S608 - our own texts
+    f"{_FENCED}",
     notify=NEWS,
+)
+PUT_BACK: Final = Operation(
+    "jobs.put_back",
+    "UPDATE sandbox_jobs SET state = CASE WHEN cancel_asked = 1 THEN 'cancelled' ELSE 'queued' END, "  # noqa: S608 - our own texts
+    "ended_at = CASE WHEN cancel_asked = 1 THEN :now ELSE NULL END, error = :error, "
+    f"due_at = :now + CAST(:wait AS DOUBLE PRECISION) {_FENCED}",
+    notify=READY,
 )
 CANCEL: Final = Operation(
     "jobs.cancel",
@@ -160,20 +165,8 @@ JOBS: Final = Schema(
         ),
     ),
     operations=(
-        SUBMIT,
-        TABLE_PLACE,
-        TWIN,
-        CLAIM,
-        RECOVER,
-        FINISH,
-        CANCEL,
-        GET,
-        ENDED,
-        OURS,
-        HOLDERS,
-        LOOK,
-        COUNT,
-        SWEEP,
+        *(SUBMIT, TWIN, CLAIM, RECOVER, FINISH, PUT_BACK, CANCEL, SWEEP),
+        *(GET, ENDED, OURS, HOLDERS, LOOK, COUNT, TABLE_PLACE),
     ),
     prune=Operation(
         "jobs.prune",

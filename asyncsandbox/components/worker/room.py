@@ -8,24 +8,24 @@ few too many.
 ...         return 3
 ...     room = Room(WorkerSettings(max_queued=4), count)
 ...     await room.recount()
-...     room.enter()
-...     room.leave()
+...     with room.entering() as stay:
+...         stay()
 ...     return room.queued
 >>> asyncio.run(main())
-3
+4
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ...errors import QueueFullError
 from .settings import WhenFull, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
 __all__ = ["Room", "WorkerSettings", "asyncio"]
 
@@ -47,6 +47,7 @@ class Room:
 
     def __init__(self, settings: WorkerSettings, count: Callable[[], Awaitable[int]]) -> None:
         self.queued = 0
+        self._entering = 0
         self._most = settings.max_queued
         self._when_full = settings.when_full
         self._count = count
@@ -57,6 +58,24 @@ class Room:
     def enter(self) -> None:
         """Count one more."""
         self.queued += 1
+
+    @contextmanager
+    def entering(self) -> Generator[Callable[[], None]]:
+        """Count one more while it is written down, and for good once what this gives is called."""
+        stays = False
+
+        def stay() -> None:
+            nonlocal stays
+            stays = True
+
+        self.queued += 1
+        self._entering += 1
+        try:
+            yield stay
+        finally:
+            self._entering -= 1
+            if not stays:
+                self.leave()
 
     def leave(self) -> None:
         """Count one less."""
@@ -70,7 +89,7 @@ class Room:
 
     async def recount(self) -> None:
         """Count anew."""
-        self.queued = await self._count()
+        self.queued = await self._count() + self._entering  # some of which may have been counted: rather too many
 
     async def wait(self, job: str, left: float | None) -> None:
         """Wait until there is room, or nobody is let in any more.

@@ -21,7 +21,9 @@ class WorkerStatus(ComponentStatus):
     Attributes:
         jobs: How many jobs stand where.
         schedules: Names of the schedules.
+        runs_durable: Whether jobs that are in the store run here.
     """
 
     jobs: JobCounts
     schedules: tuple[str, ...]
+    runs_durable: bool = False

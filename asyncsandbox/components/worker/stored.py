@@ -109,6 +109,10 @@ class Ending(NamedTuple):
         except ResultCodecError as problem:
             return cls(outcome.state, None, plain_text(str(problem)), error)
 
+    def to_parameters(self) -> dict[str, Value]:
+        """Return what `job_table.FINISH` takes."""
+        return {"state": self.state.value, "result": self.result, "reason": self.reason, "error": self.error}
+
     @classmethod
     def read(cls, row: Row) -> Ending:
         """Return what a row of the table says."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..._core.journal import Level
 from ..._core.owners import OwnerState
-from ...errors import StoreError
+from ...errors import StoreError, StoreOperationError
 from .job import JobState, declared_jobs
 from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER
 
@@ -54,7 +54,13 @@ class Patience:
             self._journal.publish("worker.store_silent", component="worker", level=Level.WARNING, error=str(error))
 
     async def wait(self, error: StoreError) -> None:
-        """Tell that it does not, and wait a while."""
+        """Tell that it does not, and wait a while.
+
+        Raises:
+            StoreOperationError: The statement is wrong, which no waiting mends.
+        """
+        if isinstance(error, StoreOperationError):
+            raise error
         self.tell(error)
         await self._clock.sleep(POLL_SECONDS)
 
