@@ -14,6 +14,7 @@ from simulation.retry_bugs import RETRY_CHECKS, RETRY_MUTANTS
 from simulation.seeded_bugs import MUTANTS
 from simulation.store_bugs import STORE_CHECKS, STORE_MUTANTS
 from simulation.worker_bugs import WORKER_CHECKS, WORKER_MUTANTS
+from simulation.worker_durable_bugs import WORKER_DURABLE_CHECKS, WORKER_DURABLE_MUTANTS
 
 ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "alerts": (ALERT_CHECKS, tuple(ALERT_MUTANTS)),
@@ -27,4 +28,5 @@ ALL_BUGS: dict[str, tuple[Mapping[str, Check], tuple[Mutant, ...]]] = {
     "retry": (RETRY_CHECKS, tuple(RETRY_MUTANTS)),
     "store": (STORE_CHECKS, STORE_MUTANTS),
     "worker": (WORKER_CHECKS, tuple(WORKER_MUTANTS)),
+    "worker durable": (WORKER_DURABLE_CHECKS, WORKER_DURABLE_MUTANTS),
 }

@@ -12,6 +12,7 @@ asyncsandbox.errors...ConfigurationError: JobOptions.delay_seconds=-1 is not all
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
@@ -154,13 +155,22 @@ def declared_jobs() -> dict[str, Callable[..., Any]]:
 
 
 def declared_name(function: object) -> str | None:
-    """Return the name by which any process finds this very function; None where none does."""
+    """Return the name by which any process finds this function; None where none does."""
     declared = getattr(function, _DECLARED, None)
-    return declared[0] if declared is not None and _declared_jobs[declared[0]][1] is function else None
+    if declared is None:
+        return None
+    place, known = _declared_jobs[declared[0]]
+    # A module may be loaded twice, as the program and by its name; what is made anew by each call of a function is
+    # another one each time.
+    is_known = known is function or ("<locals>" not in place and place == _place_of(function))
+    return declared[0] if is_known else None
 
 
 def _place_of(function: object) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"
+    """Return where a function is written, the same for each time that its module is loaded."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    file = getattr(function, "__module__", "") if code is None else code.co_filename
+    return f"{getattr(function, '__qualname__', repr(function))} in {file}"
 
 
 DEFAULT_OPTIONS = JobOptions()
