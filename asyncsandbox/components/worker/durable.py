@@ -180,7 +180,7 @@ class StoreBackend:
         """Give out up to ``most`` of the jobs that may begin, in order."""
         if not self._is_open:
             return []
-        rows, cancellation = await complete(self._taker.take(most))
+        rows, cancellation = await complete(self._taker.take(most, but=self._claimed))
         claims = [self._read_claim(row) for row in rows]
         if cancellation is not None:
             for claim in claims:

@@ -74,7 +74,7 @@ CLAIM: Final = _with_lists(
     "jobs.claim",
     "UPDATE sandbox_jobs SET state = 'running', attempt = attempt + 1, owner = :owner, started_at = :now "  # noqa: S608 - our own texts
     f"WHERE {LEASED} AND state = 'queued' AND number {{any}} (SELECT number FROM sandbox_jobs WHERE ns = :ns "
-    "AND state = 'queued' AND due_at <= :now AND function IN {functions} "
+    "AND state = 'queued' AND due_at <= :now AND function IN {functions} AND id NOT IN {ids} "
     f"ORDER BY priority DESC, number LIMIT :most{{skip}}) RETURNING {_PICKED}",
 )
 _NO_LEASE: Final = (
@@ -89,7 +89,8 @@ RECOVER: Final = _with_lists(
     "ended_at = CASE WHEN cancel_asked = 1 OR lost >= CAST(:most_lost AS BIGINT) THEN :now ELSE NULL END "
     f"WHERE {LEASED} AND state = 'running' AND number {{any}} (SELECT number FROM sandbox_jobs AS jobs "
     f"WHERE jobs.ns = :ns AND jobs.state = 'running' AND jobs.owner <> :owner "
-    f"AND (jobs.owner IN {{gone}} OR {_NO_LEASE}) LIMIT :most{{skip}}) RETURNING id, name, state, lost, attempt",
+    f"AND (jobs.owner IN {{gone}} OR {_NO_LEASE}) AND jobs.id NOT IN {{ids}} "
+    "LIMIT :most{skip}) RETURNING id, name, state, lost, attempt",
     notify=NEWS,
 )
 _FENCED: Final = "WHERE ns = :ns AND id = :id AND state = 'running' AND attempt = :attempt RETURNING state"

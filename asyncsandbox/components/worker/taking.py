@@ -16,7 +16,7 @@ from .job import JobState, declared_jobs
 from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..._core.clock import Clock
     from ..._core.component import Services
@@ -114,10 +114,15 @@ class Taker:
             except StoreError as error:
                 await self._patience.wait(error)
 
-    async def take(self, most: int) -> tuple[Row, ...]:
-        """Take up to ``most`` jobs, those left behind among them, and return their rows in order."""
+    async def take(self, most: int, *, but: Iterable[str] = ()) -> tuple[Row, ...]:
+        """Take up to ``most`` jobs, those left behind among them, and return their rows in order.
+
+        Args:
+            most: How many.
+            but: None of these: an attempt that somebody took over from us may still have to end here.
+        """
         try:
-            rows = await self._take(most)
+            rows = await self._take(most, json.dumps(list(but)))
             self._in_vain = 0 if rows else self._in_vain + 1
             if self._in_vain > 1:  # others were quicker, or our lease is over
                 await self._owner.renew()
@@ -138,13 +143,14 @@ class Taker:
         next_in = POLL_SECONDS if row["next_in"] is None else min(POLL_SECONDS, row["next_in"])
         return 0.0 if self._must_recover else next_in
 
-    async def _take(self, most: int) -> tuple[Row, ...]:
-        taking = CLAIM(owner=self._owner.id, functions=known(), most=most)
+    async def _take(self, most: int, ids: str) -> tuple[Row, ...]:
+        taking = CLAIM(owner=self._owner.id, functions=known(), ids=ids, most=most)
         if not self._must_recover:
             return (await self._store.write_all(taking))[0].rows
         recovering = RECOVER(
             owner=self._owner.id,
             gone=json.dumps(self._gone),
+            ids=ids,
             most_lost=self._max_recoveries,
             most=AT_ONCE,
             error=_GONE,
