@@ -683,6 +683,38 @@ def test_what_timers_publish_belongs_to_no_request() -> None:
     ]
 
 
+def test_a_schedule_is_expected_as_long_as_its_events_say() -> None:
+    async def main() -> None:
+        heartbeat = SchedulerHeartbeat(settings=TICKING)
+        await heartbeat.start()
+
+        def say(event: str, **fields: object) -> None:
+            heartbeat.services.journal.publish(event, component="worker", schedule="tick", **fields)
+
+        def look() -> tuple[BeatState, int]:
+            beat = get_beat(heartbeat, "schedule tick")
+            return beat.state, beat.beats
+
+        say("job.failed")
+        say("schedule.started", next_in_seconds=10.0)
+        assert look() == (BeatState.STARTING, 0)
+        say("schedule.fired", next_in_seconds=10.0)
+        assert look() == (BeatState.HEALTHY, 1)
+        for _ in range(2):
+            say("schedule.skipped", reason="the queue is full", next_in_seconds=10.0)
+        assert look() == (BeatState.HEALTHY, 2), "once is a beat, time and again is as bad as silence"
+        await asyncio.sleep(16)
+        assert look() == (BeatState.DEAD, 2)
+        say("schedule.fired", next_in_seconds=None)
+        assert look() == (BeatState.STOPPED, 3)
+        say("schedule.started", next_in_seconds=10.0)
+        say("schedule.stopped")
+        assert look()[0] is BeatState.STOPPED
+        await heartbeat.stop()
+
+    run_virtual(main())
+
+
 # ------------------------------------------------------------------ readiness
 
 

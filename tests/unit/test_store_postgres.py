@@ -28,6 +28,9 @@ from asyncsandbox.errors import (
     StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
+from asyncsandbox.testing import Scenario, Simulation
+from asyncsandbox.testing.errors import EscapedError
+from asyncsandbox.testing.runs import run_once
 
 PATIENT = StoreSettings(busy_seconds=1, reconnect_seconds=20)
 HASTY = StoreSettings(busy_seconds=0.2, reconnect_seconds=0)
@@ -518,3 +521,12 @@ async def test_a_connection_that_breaks_while_it_is_made_is_hung_up(
 async def test_wrong_settings_of_the_url_are_told(url: str) -> None:
     with pytest.raises(StoreOpenError):
         await open_store(f"{url}&no_such_setting=1").open()
+
+
+def test_a_simulation_refuses_it() -> None:
+    async def test(_sim: Simulation) -> None:
+        async with open_store("postgresql://postgres@127.0.0.1/postgres"):
+            pass
+
+    with pytest.raises(EscapedError, match="give the app a store in memory or in a file"):
+        raise run_once(test, Scenario(), {}).error or AssertionError

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from asyncsandbox import (
+    FILLED_IN,
     CheckResult,
     Component,
+    GovernorSettings,
     Level,
+    Limit,
     LogSettings,
     MemorySink,
+    RetrySettings,
     Sandbox,
     StdlibSink,
     irreversible,
@@ -432,6 +436,25 @@ def test_what_a_stub_refuses_did_not_happen() -> None:
         assert sim.actions.count("card.charge") == 0
 
     passes(test)
+
+
+def test_a_key_that_the_provider_gets_happens_once_however_often_it_is_sent() -> None:
+    @irreversible("card.pay", key=lambda invoice: invoice, retry=RetrySettings(max_retries=1), limit="card")
+    async def pay(invoice: str, *, idempotency_key: str = FILLED_IN) -> str:
+        raise AssertionError("a simulation never comes here")
+
+    def shop() -> Sandbox:
+        return Sandbox(dry_run=False, governor=GovernorSettings(limits={"card": Limit(9, 60.0)}))
+
+    async def test(sim: Simulation) -> None:
+        sim.stub("card.pay", lambda invoice, idempotency_key: f"paid {invoice}")
+        sandbox = await sim.start(shop)
+        assert await pay("inv-1") == "paid inv-1"
+        assert sim.actions.count("card.pay", key="inv-1") == 1
+        (record,) = sandbox.get_actions(name="card.pay")
+        assert record.attempts == 2
+
+    passes(test, Scenario(faults=(fault("card.pay", TimeoutError, after=True),)))
 
 
 @pytest.mark.parametrize(("after", "count"), [(False, 0), (True, 1)])
