@@ -43,13 +43,14 @@ def get_schemas() -> tuple[Schema, ...]:
     """Return the schemas of all components that keep something in the store."""
     from .._core.action_rows import ACTIONS
     from .._core.owners import OWNERS
+    from ..components.alerts.archive import ARCHIVE
     from ..components.governor.lease_table import LIMITS
     from ..components.heartbeat.store_beats import STORE_BEATS
     from ..components.idempotency.in_session import IN_SESSION
     from ..components.idempotency.store_records import IDEMPOTENCY
     from ..components.worker.job_table import JOBS
 
-    return (OWNERS, ACTIONS, STORE_BEATS, LIMITS, IDEMPOTENCY, IN_SESSION, JOBS)
+    return (OWNERS, ACTIONS, STORE_BEATS, LIMITS, IDEMPOTENCY, IN_SESSION, JOBS, ARCHIVE)
 
 
 def make_store_app() -> App:

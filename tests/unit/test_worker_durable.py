@@ -17,12 +17,13 @@ from simulation.mutants import Mutant
 from asyncsandbox import JobOptions, JobState, LedgerSettings, Sandbox, irreversible, job
 from asyncsandbox._core.owners import RELEASE
 from asyncsandbox._core.store import Operation, Store, open_store
+from asyncsandbox._core.store.patience import Patience
 from asyncsandbox.components.worker import WorkerSettings, job_table
 from asyncsandbox.components.worker.durable import StoreBackend
 from asyncsandbox.components.worker.room import Room
 from asyncsandbox.components.worker.run import Run
 from asyncsandbox.components.worker.stored import Ending
-from asyncsandbox.components.worker.taking import Patience, Taker
+from asyncsandbox.components.worker.taking import Taker
 from asyncsandbox.errors import (
     ConfigurationError,
     JobFailedError,
@@ -431,7 +432,7 @@ class Trouble:
 
 
 async def test_a_store_that_does_not_answer_is_asked_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncsandbox.components.worker.taking.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("asyncsandbox.components.worker.durable.POLL_SECONDS", 0.01)
     trouble = Trouble(monkeypatch, store)
     gone = StoreUnavailableError("jobs", "it is gone")
     async with make_sandbox(store) as sandbox, events_of(sandbox) as heard:
@@ -460,7 +461,7 @@ async def test_a_job_whose_submission_was_cut_off_is_accepted_if_it_is_there(
 
 
 async def test_a_worker_ends_though_the_store_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncsandbox.components.worker.taking.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("asyncsandbox.components.worker.durable.POLL_SECONDS", 0.01)
     trouble = Trouble(monkeypatch, store)
     async with make_sandbox(store) as sandbox:
         job_id = await sandbox.worker.submit_job("hold", hold, "a")
@@ -476,7 +477,8 @@ async def test_a_worker_ends_though_the_store_is_gone(store: Store, monkeypatch:
 
 async def test_a_wrong_statement_is_not_waited_for() -> None:
     async with Sandbox() as sandbox:
-        patience = Patience(sandbox.worker.services.journal, sandbox.worker.services.clock)
+        services = sandbox.worker.services
+        patience = Patience("worker", services.journal, services.clock, seconds=1.0)
         with pytest.raises(StoreOperationError):
             await patience.wait(StoreOperationError("jobs.claim", "wrong"))
 

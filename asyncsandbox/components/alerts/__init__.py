@@ -15,6 +15,7 @@ warning Insufficient funds {'amount': 100}
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ import msgspec
 from ..._core.component import Component, ComponentStatus
 from ..._core.context import get_correlation_id
 from ..._core.settings import require_name, require_number
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, StoreError
+from .archive import ARCHIVE, Archive, read_archive
 from .audience import EVERYTHING, Audience
 from .by_apprise import AppriseSubscriber
 from .delivery import Subscriber, SubscriberStatus
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..._core.journal import Event
-    from .history import Key
+    from .history import Key, Record
 
 __all__ = [
     "ALERT_RULES",
@@ -136,6 +138,7 @@ class AlertSystem(Component):
         self._audience = Audience(self)
         self._number = self._raised = self._held_back = 0
         self._unsubscribe: Callable[[], None] = _nothing
+        self._archive: Archive | None = None
 
     async def alert(
         self,
@@ -251,6 +254,31 @@ class AlertSystem(Component):
             alerts = alerts[max(0, len(alerts) - limit) :]
         return tuple(alerts)
 
+    async def get_history(
+        self, severity: Severity | str | None = None, task_name: str | None = None, limit: int = 1000
+    ) -> tuple[Alert, ...]:
+        """Return what `get_alerts` does, of every process on the store of the sandbox and of earlier lives as well.
+
+        Other processes write theirs once a second. Without a store it is what this one keeps.
+
+        Args:
+            severity: Only this one and above.
+            task_name: Only those about this.
+            limit: Only so many, the newest (>= 0).
+
+        Raises:
+            ConfigurationError: There is no such severity, or the limit is no number >= 0.
+            StoreError: The store does not answer.
+        """
+        here = self.get_alerts(severity, task_name, limit)
+        store = self.services.store
+        if store is None:
+            return here
+        if self._archive is not None:
+            await self._archive.flush()
+        least = Severity.INFO if severity is None else parse_severity("severity", severity)
+        return await read_archive(store, least, None if task_name is None else to_text(task_name), limit)
+
     def get_status(self) -> AlertStatus:
         """Return a frozen, JSON-able account of the alerts."""
         return AlertStatus(
@@ -272,6 +300,11 @@ class AlertSystem(Component):
         self._audience.is_closed = False
         self._unsubscribe = self.services.journal.subscribe(self._apply_rules)
         self._audience.wake()
+        store, owner = self.services.store, self.services.owner
+        if store is not None and owner is not None:
+            await store.attach(ARCHIVE)
+            self._archive = Archive(self.services, store, owner.id, most=self.settings.max_history)
+            _ = self.spawn(self._archive.keep(), name="keep alerts")
 
     async def _wind_down(self) -> None:
         # The base ends the tasks before it asks `_stop`, which would leave no time to deliver.
@@ -281,6 +314,10 @@ class AlertSystem(Component):
             await super()._wind_down()
 
     async def _stop(self) -> None:
+        archive, self._archive = self._archive, None
+        if archive is not None:
+            with suppress(StoreError):  # it was told of, and must not keep anything from ending
+                await archive.flush()
         self._unsubscribe()
         self._audience.is_closed = True
         self._audience.drop_all()
@@ -311,6 +348,7 @@ class AlertSystem(Component):
             if not due and (silenced or not firing.unheard):
                 self._held_back += 1
                 firing.record.repeat(at)
+                self._note(firing.record)
                 return
         self._number += 1
         alert = Alert(
@@ -326,7 +364,7 @@ class AlertSystem(Component):
             correlation_id=correlation_id,
             context=NOTHING if context is None else freeze(context),
         )
-        firing.record = self._history.add(alert)
+        firing.record = self._note(self._history.add(alert))
         self._firings.mark(firing, rank, now, unheard=silenced)
         if silenced:
             self._held_back += 1
@@ -343,8 +381,13 @@ class AlertSystem(Component):
             resolved=True,
             correlation_id=correlation_id,
         )
-        self._history.add(alert)
+        self._note(self._history.add(alert))
         self._audience.publish_to(alert, firing.told)
+
+    def _note(self, record: Record) -> Record:
+        if self._archive is not None:
+            self._archive.note(record)
+        return record
 
     def _is_silenced(self, task_name: str, now: float) -> bool:
         return any(now < self._silences.get(name, now) for name in (task_name, EVERYTHING))

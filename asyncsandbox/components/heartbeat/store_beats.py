@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..._core.journal import Level
 from ..._core.store import Migration, Operation, Schema
+from ..._core.store.patience import Patience
 from ...errors import StoreError
 
 if TYPE_CHECKING:
@@ -73,11 +73,10 @@ class StoreBeats:
         self._store = store
         self._owner = owner
         self._clock = clock
-        self._journal = journal
+        self._patience = Patience("heartbeat", journal, clock, seconds=seconds)
         self._seconds = seconds
         self._beaten: dict[str, float] = {}
         self._heard: dict[str, float] = {}  # by name, in the store's time: what was heard is no news
-        self._is_silent = False
 
     def note(self, name: str, now: float) -> None:
         """Let others know of a beat, soon."""
@@ -93,14 +92,11 @@ class StoreBeats:
         while True:
             try:
                 await self._exchange(get_expected, hear)
-                self._is_silent = False
             except StoreError as error:
-                if not self._is_silent:
-                    self._is_silent = True
-                    self._journal.publish(
-                        "heartbeat.store_silent", component="heartbeat", level=Level.WARNING, error=str(error)
-                    )
-            await self._clock.sleep(self._seconds)
+                await self._patience.wait(error)
+            else:
+                self._patience.has_answered()
+                await self._clock.sleep(self._seconds)
 
     async def flush(self) -> None:
         """Let others know of the beats they have not heard of.

@@ -24,6 +24,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from ..._core.owners import OWNERS, Owner
+from ..._core.store.patience import Patience
 from ..._core.tasks import complete
 from ...errors import (
     JobNotFoundError,
@@ -37,7 +38,7 @@ from .job import JobOptions, JobState, JobStatus, declared_jobs, options_of
 from .job_table import CANCEL, COUNT, ENDED, FINISH, GET, JOBS, NEWS, OURS, PUT_BACK, SUBMIT, SWEEP, TWIN
 from .room import Room
 from .stored import Ending, get_parameters, read_arguments, read_status
-from .taking import AT_ONCE, PAUSE_SECONDS, POLL_SECONDS, Patience, Taker, known
+from .taking import AT_ONCE, PAUSE_SECONDS, POLL_SECONDS, Taker, known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -82,7 +83,7 @@ class StoreBackend:
         self._is_open = False
         self._is_given_up = False
         self._room = Room(settings, self._count_queued)
-        self._patience = Patience(services.journal, services.clock)
+        self._patience = Patience("worker", services.journal, services.clock, seconds=POLL_SECONDS)
         self._claimed: dict[str, int] = {}  # attempt by id
         self._idle: list[asyncio.Future[None]] = []
         self._ended: Counter[JobState] = Counter()

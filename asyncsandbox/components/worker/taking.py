@@ -11,58 +11,22 @@ from typing import TYPE_CHECKING, Final
 
 from ..._core.journal import Level
 from ..._core.owners import OwnerState
-from ...errors import StoreError, StoreOperationError
+from ...errors import StoreError
 from .job import JobState, declared_jobs
 from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..._core.clock import Clock
     from ..._core.component import Services
-    from ..._core.journal import Journal
     from ..._core.owners import Owner
     from ..._core.store import Row, Store
+    from ..._core.store.patience import Patience
 
 POLL_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 0.02
 """Between two looks for news from others, however much there is."""
 AT_ONCE: Final = 1_000
-
-
-class Patience:
-    """What is done while the store does not answer: it is told of once, and asked again later.
-
-    Args:
-        journal: Is told.
-        clock: Time.
-    """
-
-    def __init__(self, journal: Journal, clock: Clock) -> None:
-        self._journal = journal
-        self._clock = clock
-        self._is_silent = False
-
-    def has_answered(self) -> None:
-        """Note that the store answers."""
-        self._is_silent = False
-
-    def tell(self, error: StoreError) -> None:
-        """Tell that it does not."""
-        if not self._is_silent:
-            self._is_silent = True
-            self._journal.publish("worker.store_silent", component="worker", level=Level.WARNING, error=str(error))
-
-    async def wait(self, error: StoreError) -> None:
-        """Tell that it does not, and wait a while.
-
-        Raises:
-            StoreOperationError: The statement is wrong, which no waiting mends.
-        """
-        if isinstance(error, StoreOperationError):
-            raise error
-        self.tell(error)
-        await self._clock.sleep(POLL_SECONDS)
 
 
 class Taker:
