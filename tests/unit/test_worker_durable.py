@@ -79,6 +79,11 @@ async def charge(order: str) -> str:
     return f"ch_{order}"
 
 
+@job("durable.night")
+async def night() -> None:
+    begun.append("night")
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     gates.clear()
@@ -566,6 +571,21 @@ async def test_drain_waits_for_what_jobs_submit_to_either_home(store: Store) -> 
         await sandbox.worker.submit_job("chain", chain, 3)
         await sandbox.worker.drain()
         assert ended == ["durable 3", "memory 2", "durable 1", "memory 0"]
+
+
+async def test_a_line_of_cron_fires_once_in_all_processes(store: Store) -> None:
+    async with make_sandbox(store) as one, make_sandbox(store) as other:
+        ids = []
+        for moment in ("2026-01-01T03:00:00+00:00", "2026-01-01T03:00:00+00:00", "2026-01-02T03:00:00+00:00"):
+            for sandbox in (one, other):
+                ids.append(await sandbox.worker._submit_scheduled("nightly", night, JobOptions(), moment))
+                await sandbox.worker.get_result(ids[-1])
+        assert len(set(ids)) == 2
+        assert ids[0] == "durable-nightly@2026-01-01T03:00:00+00:00"
+        each = [await sandbox.worker._submit_scheduled("often", night, JobOptions(), None) for sandbox in (one, other)]
+        assert len(set(each)) == 2, "an interval counts from each start"
+        await one.worker.drain()
+    assert begun == ["night"] * 4
 
 
 # ------------------------------------------------------------------ broken variants

@@ -139,7 +139,7 @@ class WorkerProcess(Component):
         Raises:
             ConfigurationError: An option is out of its range.
         """
-        return JobSubmitter(self._submit, options)
+        return JobSubmitter(self._request, self._backends.submit, options)
 
     def in_session(self, session: AsyncSession, **options: Unpack[JobKeywords]) -> JobSubmitter:
         """Return what submits jobs in the transaction of a session: they are there once it commits, or never were.
@@ -155,7 +155,7 @@ class WorkerProcess(Component):
         Raises:
             ConfigurationError: An option is out of its range.
         """
-        return JobSubmitter(InSession(session, self._backends, self.services, self._request).submit, options)
+        return JobSubmitter(self._request, InSession(session, self._backends, self.services).submit, options)
 
     async def get_job_status(self, job_id: str) -> JobStatus:
         """Return where a job stands.
@@ -280,17 +280,6 @@ class WorkerProcess(Component):
 
     # ---- submitting
 
-    async def _submit(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: JobOptions,
-        /,
-    ) -> str:
-        return await self._backends.submit(self._request(name, function, args, kwargs, options))
-
     def _request(
         self,
         name: str,
@@ -298,6 +287,7 @@ class WorkerProcess(Component):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: JobOptions,
+        own_id: str | None = None,
     ) -> Request:
         if type(name) is not str or not name:
             require_name("submit_job.name", name)
@@ -307,7 +297,9 @@ class WorkerProcess(Component):
             raise NotStartedError(self.name, "submitting a job")
         self._ids += 1
         declared_as = None if self._backends.store is None else declared_name(function)
-        job_id = f"{self._prefix if declared_as is None else DURABLE + self._prefix}{self._ids:x}"
+        job_id = f"{self._prefix}{self._ids:x}"
+        if declared_as is not None:
+            job_id = f"{DURABLE}{own_id or job_id}"
         context = copy_context()
         return Request(
             job_id,
@@ -392,8 +384,11 @@ class WorkerProcess(Component):
             self._tell("worker.jobs_put_back", reason="the worker stopped", count=len(returned), job_ids=returned)
         return None if self._runner is None else await self._runner.end_all()
 
-    async def _submit_scheduled(self, name: str, function: Callable[[], Any], options: JobOptions, /) -> str:
-        return await self._submit(name, function, (), {}, options)
+    async def _submit_scheduled(
+        self, name: str, function: Callable[[], Any], options: JobOptions, moment: str | None, /
+    ) -> str:
+        own_id = None if moment is None else f"{name}@{moment}"
+        return await self._backends.submit(self._request(name, function, (), {}, options, own_id))
 
     def _tell(self, event: str, /, **fields: object) -> None:
         level = Level.WARNING if "reason" in fields else Level.INFO

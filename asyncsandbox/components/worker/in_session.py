@@ -6,41 +6,22 @@ True
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from ..._core.store.app_session import AppSessions
 from .job_table import JOBS, SUBMIT, TABLE_PLACE, TWIN
 from .stored import get_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from ..._core.component import Services
     from .backend import Request
     from .backends import Backends
-    from .job import JobOptions
 
 __all__ = ["JOBS", "TABLE_PLACE", "InSession"]
 
 _sessions = AppSessions(JOBS, TABLE_PLACE)
-
-
-class MakeRequest(Protocol):
-    """Makes a request of what a submitter says."""
-
-    def __call__(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: JobOptions,
-        /,
-    ) -> Request:
-        """Return it."""
-        ...
 
 
 class InSession:
@@ -50,26 +31,14 @@ class InSession:
         session: The app's.
         backends: Keep jobs that are submitted in a dry run, whatever becomes of the transaction.
         services: Of the worker.
-        make_request: Makes requests.
     """
 
-    def __init__(
-        self, session: AsyncSession, backends: Backends, services: Services, make_request: MakeRequest
-    ) -> None:
+    def __init__(self, session: AsyncSession, backends: Backends, services: Services) -> None:
         self._session = session
         self._backends = backends
         self._services = services
-        self._make_request = make_request
 
-    async def submit(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: JobOptions,
-        /,
-    ) -> str:
+    async def submit(self, request: Request) -> str:
         """Submit one.
 
         Returns:
@@ -80,7 +49,6 @@ class InSession:
             JobNotStorableError: An argument would not come back as it is.
             SQLAlchemyError: The database refused it.
         """
-        request = self._make_request(name, function, args, kwargs, options)
         if self._services.host is not None and self._services.host.dry_run:
             return await self._backends.submit(request)
         store = await _sessions.require(self._session, self._services.store)
@@ -89,7 +57,7 @@ class InSession:
             if await _sessions.execute(self._session, store, SUBMIT, **params):
                 return request.job_id
             twins = await _sessions.execute(
-                self._session, store, TWIN, name=request.name, unique_key=options.unique_key
+                self._session, store, TWIN, name=request.name, unique_key=request.options.unique_key
             )
             if twins:  # otherwise it has ended since
                 return str(twins[0].id)

@@ -21,7 +21,9 @@ from ..._core.settings import require_name, require_number
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    from .backend import Request
 
 P = ParamSpec("P")
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -196,10 +198,10 @@ def describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-class SubmitJob(Protocol):
-    """Accepts a job and returns its id."""
+class MakeRequest(Protocol):
+    """Makes a request of what a submitter says."""
 
-    async def __call__(
+    def __call__(
         self,
         name: str,
         function: Callable[..., Any],
@@ -207,8 +209,8 @@ class SubmitJob(Protocol):
         kwargs: dict[str, Any],
         options: JobOptions,
         /,
-    ) -> str:
-        """Accept it."""
+    ) -> Request:
+        """Return it."""
         ...
 
 
@@ -218,8 +220,11 @@ class JobSubmitter:
     Concurrency: as of the worker. Cancellation: as of the worker.
     """
 
-    def __init__(self, submit: SubmitJob, options: JobKeywords) -> None:
-        self._submit = submit
+    def __init__(
+        self, make_request: MakeRequest, accept: Callable[[Request], Awaitable[str]], options: JobKeywords
+    ) -> None:
+        self._make_request = make_request
+        self._accept = accept
         self._changes = options
         self._options = JobOptions(**options)
 
@@ -231,4 +236,4 @@ class JobSubmitter:
         """
         declared = options_of(function)
         options = self._options if declared is DEFAULT_OPTIONS else replace(declared, **self._changes)
-        return await self._submit(name, function, args, kwargs, options)
+        return await self._accept(self._make_request(name, function, args, kwargs, options))

@@ -47,7 +47,8 @@ class Room:
 
     def __init__(self, settings: WorkerSettings, count: Callable[[], Awaitable[int]]) -> None:
         self.queued = 0
-        self._entering = 0
+        self._entering = 0  # now
+        self._entered = 0  # in all
         self._most = settings.max_queued
         self._when_full = settings.when_full
         self._count = count
@@ -58,6 +59,7 @@ class Room:
     def enter(self) -> None:
         """Count one more."""
         self.queued += 1
+        self._entered += 1
 
     @contextmanager
     def entering(self) -> Generator[Callable[[], None]]:
@@ -70,6 +72,7 @@ class Room:
 
         self.queued += 1
         self._entering += 1
+        self._entered += 1
         try:
             yield stay
         finally:
@@ -88,8 +91,9 @@ class Room:
         self._news.set()
 
     async def recount(self) -> None:
-        """Count anew."""
-        self.queued = await self._count() + self._entering  # some of which may have been counted: rather too many
+        """Count anew; what is being written down meanwhile may be counted twice, but is never left out."""
+        entering, entered = self._entering, self._entered
+        self.queued = await self._count() + entering + self._entered - entered
 
     async def wait(self, job: str, left: float | None) -> None:
         """Wait until there is room, or nobody is let in any more.

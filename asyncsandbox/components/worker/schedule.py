@@ -24,8 +24,8 @@ _LOOK_AGAIN_SECONDS = 60.0
 class Submit(Protocol):
     """Accepts a job and returns its id."""
 
-    async def __call__(self, name: str, function: Callable[[], Any], options: JobOptions, /) -> str:
-        """Accept it."""
+    async def __call__(self, name: str, function: Callable[[], Any], options: JobOptions, moment: str | None, /) -> str:
+        """Accept it, where the moment is given only once in all processes."""
         ...
 
 
@@ -121,18 +121,18 @@ class Schedule:
         tell("schedule.started", schedule=self.name, next_in_seconds=None if at is None else at - now)
         last_job = ""
         while at is not None:
-            late = await self._wait_until(at, clock)
+            moment, late = self.trigger.describe(at), await self._wait_until(at, clock)
             now = self.trigger.now(clock)
             at = self.trigger.get_next(max(at, now))
             try:
-                fields = await self._fire(submit, late, last_job)
+                fields = await self._fire(submit, late, last_job, moment)
             except NotStartedError:
                 return
             last_job = fields.get("job_id", last_job)
             event = "schedule.fired" if "job_id" in fields else "schedule.skipped"
             tell(event, schedule=self.name, next_in_seconds=None if at is None else at - now, **fields)
 
-    async def _fire(self, submit: Submit, late: float, last_job: str) -> dict[str, str]:
+    async def _fire(self, submit: Submit, late: float, last_job: str, moment: str | None) -> dict[str, str]:
         """Submit a job and return its id, or the reason why there is none."""
         if self.max_late_seconds is not None and late > self.max_late_seconds:
             return {"reason": f"{late:g} s late"}
@@ -140,7 +140,7 @@ class Schedule:
         if not self.overlap:
             options = replace(options, unique_key=self.name)
         try:
-            job_id = await submit(self.name, self.function, options)
+            job_id = await submit(self.name, self.function, options, moment)
         except QueueFullError:
             return {"reason": "the queue is full"}
         return {"reason": f"job {job_id} has not ended"} if job_id == last_job else {"job_id": job_id}

@@ -38,6 +38,10 @@ class Trigger(Protocol):
         """Return the first moment after another; None where there will be none."""
         ...
 
+    def describe(self, at: float) -> str | None:
+        """Return a moment as text where it is the same for every process; None where each has its own."""
+        ...
+
 
 class Every:
     """A steady interval, counted from the start of the worker; a late firing does not delay those after it."""
@@ -64,6 +68,9 @@ class Every:
         at = self._start + (passed + 1) * self._seconds
         # Where the quotient was rounded down across a whole number.
         return at if at > after else self._start + (passed + 2) * self._seconds
+
+    def describe(self, at: float) -> None:
+        """Return None: each process counts from its own start."""
 
 
 class Cron:
@@ -105,6 +112,10 @@ class Cron:
         moment = datetime.fromtimestamp(after, UTC).astimezone(self._zone)
         following = next(CronSim(self._line, moment), None)
         return None if following is None else following.timestamp()
+
+    def describe(self, at: float) -> str:
+        """Return the moment in UTC."""
+        return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def make_trigger(every_seconds: float | None, cron: str | None, timezone: str) -> Trigger:
