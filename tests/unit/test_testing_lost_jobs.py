@@ -15,7 +15,7 @@ from asyncsandbox.components.worker.backend import Outcome, Request
 from asyncsandbox.components.worker.backends import Backends
 from asyncsandbox.components.worker.job import JobState
 from asyncsandbox.components.worker.memory import MemoryBackend
-from asyncsandbox.errors import JobNotFoundError
+from asyncsandbox.errors import JobNotFoundError, NotStartedError
 from asyncsandbox.testing import PromiseBrokenError, Scenario, Simulation, scenarios, simulate
 from asyncsandbox.testing.lost_jobs import AcknowledgedJobs
 from asyncsandbox.testing.patches import Patches
@@ -234,3 +234,32 @@ def test_an_attribute_that_was_added_is_gone_afterwards() -> None:
         patches.add(Owner, "name", 1)
         assert Owner.name == 1  # type: ignore[attr-defined]
     assert not hasattr(Owner, "name")
+
+
+def test_a_job_may_end_before_its_submitter_hears_of_it_and_a_closed_store_tells_nothing() -> None:
+    class Quick(MemoryBackend):
+        home = "table"  # type: ignore[assignment]
+
+        async def submit(self, request: Request) -> str:
+            job_id = await super().submit(request)
+            if request.name == "quick":
+                await watched.cancel(job_id)
+                del self._jobs[job_id]
+            return job_id
+
+        async def get(self, job_id: str) -> JobStatus:
+            if job_id not in self._jobs:
+                return await super().get(job_id)
+            raise NotStartedError("the store", "jobs.get")
+
+    jobs = AcknowledgedJobs()
+    watched = jobs.watch(Quick(WorkerSettings()))
+
+    async def main() -> object:
+        worker = WorkerProcess(backend=watched)
+        async with worker:
+            await worker.submit_job("quick", asyncio.sleep, 60)
+            await worker.submit_job("slow", asyncio.sleep, 60)
+            return await jobs.find_lost()
+
+    assert asyncio.run(main()) is None

@@ -29,6 +29,7 @@ from asyncsandbox.errors import (
     JobFailedError,
     JobNotFoundError,
     JobNotStorableError,
+    NotStartedError,
     QueueFullError,
     ResultCodecError,
     ResultUnavailableError,
@@ -367,6 +368,8 @@ async def test_a_job_that_fails_after_it_was_cancelled_is_not_tried_again(store:
     async with make_sandbox(store, run_durable=False) as sandbox:
         job_id = await sandbox.worker.submit_job("hold", hold, "a")
         backend = backend_of(sandbox)
+        assert await backend.claim(1) == [], "nobody has looked yet"
+        await backend.wait_ready()
         (claim,) = await backend.claim(1)
         await sandbox.worker.cancel(job_id)
         from asyncsandbox.components.worker import Outcome
@@ -398,6 +401,7 @@ async def test_a_claim_that_is_cancelled_gives_back(store: Store) -> None:
     async with make_sandbox(store, run_durable=False) as sandbox:
         job_id = await sandbox.worker.submit_job("bill", bill, 1)
         backend = backend_of(sandbox)
+        await backend.wait_ready()
         claiming = asyncio.create_task(backend.claim(1))
         await asyncio.sleep(0)
         claiming.cancel()
@@ -509,6 +513,43 @@ async def test_a_submitter_waits_no_longer_than_its_deadline(store: Store) -> No
         await sandbox.worker.submit_job("bill", bill, 1)
         with deadline(sandbox.worker.services.clock.monotonic() + 0.01), pytest.raises(QueueFullError):
             await sandbox.worker.submit_job("bill", bill, 2)
+
+
+async def test_a_submitter_who_waits_when_the_worker_stops_is_refused(store: Store) -> None:
+    async with make_sandbox(store, run_durable=False, max_queued=1) as sandbox:
+        await sandbox.worker.submit_job("bill", bill, 1)
+        waiting = asyncio.create_task(sandbox.worker.submit_job("bill", bill, 2))
+        await asyncio.sleep(0.01)
+        await sandbox.worker.stop()
+        with pytest.raises(NotStartedError):
+            await waiting
+
+
+async def test_a_twin_that_ends_in_between_makes_room_for_another(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_sandbox(store, run_durable=False) as sandbox:
+        worker, backend = sandbox.worker.with_options(unique_key="k"), backend_of(sandbox)
+        first = await worker.submit_job("bill", bill, 1)
+        right = backend._find_twin
+
+        async def find_too_late(request: Any) -> str | None:
+            await sandbox.worker.cancel(first)
+            return await right(request)
+
+        monkeypatch.setattr(backend, "_find_twin", find_too_late)
+        assert await worker.submit_job("bill", bill, 1) != first
+
+
+async def test_whoever_does_not_wait_for_a_place_any_more_is_passed_over(store: Store) -> None:
+    async with make_sandbox(store) as sandbox:
+        runner, loop = sandbox.worker._runner, asyncio.get_running_loop()
+        assert runner is not None
+        gone, waits = loop.create_future(), loop.create_future()
+        gone.cancel()
+        runner._slots += [gone, waits]
+        runner._free_slots()
+        assert waits.done()
 
 
 async def test_a_job_lets_in_others_though_the_queue_is_full(store: Store) -> None:

@@ -49,6 +49,12 @@ def driver() -> Any:
         ) from None
 
 
+def connection_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return what the driver raises when it, the server or the network fails, a broken answer among it, and more."""
+    asyncpg = driver()
+    return OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, *more
+
+
 def is_lost(error: BaseException) -> bool:
     """Tell whether an error means that the connection is gone."""
     state = getattr(error, "sqlstate", None)
@@ -163,7 +169,7 @@ class Link:
         if connection is not None and not connection.is_closed():
             try:
                 await connection.close(timeout=_CONNECT_SECONDS)
-            except (OSError, TimeoutError, driver().PostgresError, driver().InterfaceError):
+            except connection_errors(TimeoutError):
                 connection.terminate()
 
     async def _connect(self) -> Any:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from ...errors import StoreUnavailableError
-from .postgres_link import driver
+from .postgres_link import connection_errors
 from .signals import Signals, channel_name
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Listener:
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._listen(channel)
-        except (TimeoutError, OSError, StoreUnavailableError, driver().PostgresError, driver().InterfaceError):
+        except connection_errors(TimeoutError, StoreUnavailableError):
             pass  # no news, so the caller looks when time is up
         return await self._signals.wait(channel, since=since, timeout_seconds=max(0.0, until - self._clock.monotonic()))
 

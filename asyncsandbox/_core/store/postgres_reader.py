@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import StoreError, StoreUnavailableError
 from .postgres_calls import Caller
-from .postgres_link import driver, is_lost, translate
+from .postgres_link import connection_errors, driver, is_lost, translate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Reader:
             connection = await self._link.get(max(0.0, until - self._clock.monotonic()))
             try:
                 return await self._caller.call(connection, [unit.bounds for unit in group])
-            except (OSError, driver().PostgresError, driver().InterfaceError) as error:
+            except connection_errors() as error:
                 if not is_lost(error) and self._link.is_up:
                     raise
                 self._link.drop()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import StoreError, StoreOutcomeUnknownError, StoreUnavailableError
 from .operations import Operation
 from .postgres_calls import Caller
-from .postgres_link import BUSY, Link, driver, is_lost, translate
+from .postgres_link import BUSY, Link, connection_errors, driver, is_lost, translate
 from .signals import channel_name, channels_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Writer:
             try:
                 connection = await self._link.get(0)
                 await connection.execute("DELETE FROM sandbox_writers WHERE id = $1", self._id)
-            except (OSError, driver().PostgresError, driver().InterfaceError):
+            except connection_errors():
                 pass  # it will be forgotten in a week
         await self._link.close()
 
@@ -142,7 +142,7 @@ class Writer:
                 await connection.execute(_BEGIN.format(id=self._id, number=self._number))
                 outcomes = await self._caller.call(connection, [unit.bounds for unit in group])
                 await connection.execute(_ending(group))
-            except (OSError, driver().PostgresError, driver().InterfaceError, driver().InternalClientError) as error:
+            except connection_errors() as error:
                 if not is_lost(error) and self._link.is_up:
                     await self._roll_back(connection)
                     raise
@@ -158,7 +158,7 @@ class Writer:
     async def _roll_back(self, connection: Any) -> None:
         try:
             await connection.execute("ROLLBACK")
-        except (OSError, driver().PostgresError, driver().InterfaceError):
+        except connection_errors():
             self._link.drop()  # a new connection begins without a transaction
 
     async def _has_come_through(self, until: float, cause: Exception) -> bool:
@@ -173,7 +173,7 @@ class Writer:
                 async with connection.transaction():
                     await connection.execute(f"SET LOCAL lock_timeout = {milliseconds(self._busy_seconds)}")
                     return bool(await connection.fetchval(_ASK, self._id) == self._number)
-            except (StoreUnavailableError, OSError, driver().PostgresError, driver().InterfaceError) as error:
+            except connection_errors(StoreUnavailableError) as error:
                 self._link.drop()
                 if isinstance(error, StoreUnavailableError) or self._clock.monotonic() >= until:
                     raise StoreOutcomeUnknownError("store.commit", repr(cause)) from error

@@ -82,6 +82,7 @@ class StoreBackend:
         self._clock: Clock = services.clock
         self._is_open = False
         self._is_given_up = False
+        self._may_take = False  # looking costs no write
         self._room = Room(settings, self._count_queued)
         self._patience = Patience("worker", services.journal, services.clock, seconds=POLL_SECONDS)
         self._claimed: dict[str, int] = {}  # attempt by id
@@ -176,12 +177,14 @@ class StoreBackend:
     async def wait_ready(self) -> None:
         """Wait until a job may begin, or was left behind by somebody who is gone."""
         await self._taker.wait()
+        self._may_take = True
 
     async def claim(self, most: int) -> list[Claim]:
         """Give out up to ``most`` of the jobs that may begin, in order."""
-        if not self._is_open:
+        if not self._is_open or not self._may_take:
             return []
         rows, cancellation = await complete(self._taker.take(most, but=self._claimed))
+        self._may_take = len(rows) == most
         claims = [self._read_claim(row) for row in rows]
         if cancellation is not None:
             for claim in claims:
