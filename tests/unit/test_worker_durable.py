@@ -185,6 +185,12 @@ async def test_arguments_that_cannot_be_read_any_more_fail_the_job(store: Store)
 # ------------------------------------------------------------------ which jobs are in the store
 
 
+async def test_only_one_home_is_shared_by_sandboxes_on_a_store(store: Store) -> None:
+    async with make_sandbox(store) as one, make_sandbox(store) as other, make_sandbox(":memory:") as elsewhere:
+        homes = [backend_of(sandbox).home for sandbox in (one, other, elsewhere)]
+        assert homes[0] == homes[1] != homes[2]
+
+
 async def test_only_declared_functions_are_in_the_store(store: Store) -> None:
     async def plain() -> str:
         return "plain"
@@ -449,6 +455,7 @@ async def test_a_store_that_does_not_answer_is_asked_again(store: Store, monkeyp
             trouble.left[name] = [gone]
         job_id = await sandbox.worker.submit_job("hold", hold, "a")
         await until(lambda: begun)
+        await until(lambda: not trouble.left["jobs.ours"])
         gates["a"].set()
         assert await sandbox.worker.get_result(job_id) == "a"
         assert begun == ["a"]
