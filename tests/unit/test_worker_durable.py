@@ -403,6 +403,25 @@ async def test_a_stop_puts_back_what_it_cancels_and_leaves_what_waits(store: Sto
         assert states == [JobState.QUEUED] * 2
 
 
+@job("durable.fail_once", max_retries=1)
+async def fail_once(tag: str) -> str:
+    begun.append(tag)
+    if len(begun) == 1:
+        await asyncio.sleep(60)
+    if len(begun) == 2:
+        raise OSError("once")
+    return tag
+
+
+async def test_an_attempt_that_ends_with_its_worker_uses_up_no_retry(store: Store) -> None:
+    async with make_sandbox(store) as sandbox:
+        job_id = await sandbox.worker.submit_job("fail once", fail_once, "a")
+        await until(lambda: begun)
+    async with make_sandbox(store) as sandbox:
+        assert await sandbox.worker.get_result(job_id) == "a"
+        assert (await sandbox.worker.get_job_status(job_id)).attempt == 3
+
+
 async def test_a_claim_that_is_cancelled_gives_back(store: Store) -> None:
     async with make_sandbox(store, run_durable=False) as sandbox:
         job_id = await sandbox.worker.submit_job("bill", bill, 1)
@@ -650,6 +669,10 @@ EXAMPLES: tuple[tuple[Mutant, Callable[[Store], Any]], ...] = (
      test_a_job_whose_process_dies_again_and_again_is_dead),
     (Mutant("cancelled by the stop", "", Run.give_up, "self.claim.outlives and not self.is_unwanted", "False"),
      test_a_stop_puts_back_what_it_cancels_and_leaves_what_waits),
+    (
+        Mutant("retry used up", "", StoreBackend._read_claim, 'row["attempt"] - 1 - row["failed"]', "0"),
+        test_an_attempt_that_ends_with_its_worker_uses_up_no_retry,
+    ),
     (Mutant("claim kept", "", StoreBackend.claim, "for claim in claims", "for claim in ()"),
      test_a_claim_that_is_cancelled_gives_back),
     (Mutant("result needed", "", Ending.of, "plain_text(str(problem)), error)", "None, error)"),
@@ -664,5 +687,5 @@ async def test_a_broken_variant_fails_its_example(
     mutant: Mutant, example: Callable[[Store], Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{__name__}.PATIENCE_SECONDS", 0.3)
-    with mutant.applied(), pytest.raises((AssertionError, pytest.fail.Exception, QueueFullError, ValueError)):
+    with mutant.applied(), pytest.raises((AssertionError, pytest.fail.Exception, OSError, QueueFullError, ValueError)):
         await asyncio.wait_for(example(store), 5)

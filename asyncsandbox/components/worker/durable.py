@@ -203,10 +203,11 @@ class StoreBackend:
             args, kwargs = read_arguments(row["arguments"])
         except ResultCodecError as error:
             function = _raising(error)
+        not_failed = row["attempt"] - 1 - row["failed"]  # lost with their process, or ended with a worker
         options = JobOptions(
             timeout_seconds=row["timeout"],
             priority=row["priority"],
-            max_retries=row["max_retries"],
+            max_retries=row["max_retries"] and row["max_retries"] + not_failed,
             retry_on=options_of(function).retry_on,
         )
         context = self._make_context(job_id, row["correlation_id"])

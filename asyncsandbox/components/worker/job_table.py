@@ -24,7 +24,8 @@ NEWS: Final = "job_news"
 _COLUMNS: Final = (
     "id TEXT NOT NULL, name TEXT NOT NULL, function TEXT NOT NULL, arguments BYTEA, correlation_id TEXT NOT NULL, "
     "priority BIGINT NOT NULL, due_at DOUBLE PRECISION NOT NULL, timeout DOUBLE PRECISION, "
-    "max_retries BIGINT NOT NULL, unique_key TEXT, state TEXT NOT NULL, attempt BIGINT NOT NULL, lost BIGINT NOT NULL, "
+    "max_retries BIGINT NOT NULL, unique_key TEXT, state TEXT NOT NULL, attempt BIGINT NOT NULL, "
+    "failed BIGINT NOT NULL, lost BIGINT NOT NULL, "
     "cancel_asked BIGINT NOT NULL, owner TEXT, submitted_at DOUBLE PRECISION NOT NULL, "
     "started_at DOUBLE PRECISION, ended_at DOUBLE PRECISION, result BYTEA, reason TEXT, error TEXT"
 )
@@ -57,9 +58,9 @@ def _with_lists(name: str, sql: str, *, notify: str | None = None) -> Operation:
 SUBMIT: Final = Operation(
     "jobs.submit",
     "INSERT INTO sandbox_jobs (ns, id, name, function, arguments, correlation_id, priority, due_at, timeout, "
-    "max_retries, unique_key, state, attempt, lost, cancel_asked, submitted_at) "
+    "max_retries, unique_key, state, attempt, failed, lost, cancel_asked, submitted_at) "
     "VALUES (:ns, :id, :name, :function, :arguments, :correlation_id, :priority, "
-    ":now + CAST(:delay AS DOUBLE PRECISION), :timeout, :max_retries, :unique_key, 'queued', 0, 0, 0, :now) "
+    ":now + CAST(:delay AS DOUBLE PRECISION), :timeout, :max_retries, :unique_key, 'queued', 0, 0, 0, 0, :now) "
     "ON CONFLICT DO NOTHING RETURNING id",
     notify=READY,
 )
@@ -69,7 +70,9 @@ TWIN: Final = Operation(
     "SELECT id FROM sandbox_jobs WHERE ns = :ns AND name = :name AND unique_key = :unique_key "
     "AND state IN ('queued', 'running')",
 )
-_PICKED: Final = "id, name, function, arguments, correlation_id, priority, number, timeout, max_retries, attempt"
+_PICKED: Final = (
+    "id, name, function, arguments, correlation_id, priority, number, timeout, max_retries, attempt, failed"
+)
 CLAIM: Final = _with_lists(
     "jobs.claim",
     "UPDATE sandbox_jobs SET state = 'running', attempt = attempt + 1, owner = :owner, started_at = :now "  # noqa: S608 - our own texts
@@ -103,7 +106,8 @@ FINISH: Final = Operation(
 PUT_BACK: Final = Operation(
     "jobs.put_back",
     "UPDATE sandbox_jobs SET state = CASE WHEN cancel_asked = 1 THEN 'cancelled' ELSE 'queued' END, "  # noqa: S608 - our own texts
-    "ended_at = CASE WHEN cancel_asked = 1 THEN :now ELSE NULL END, error = :error, "
+    "ended_at = CASE WHEN cancel_asked = 1 THEN :now ELSE NULL END, error = CAST(:error AS TEXT), "
+    "failed = failed + CASE WHEN CAST(:error AS TEXT) IS NULL THEN 0 ELSE 1 END, "
     f"due_at = :now + CAST(:wait AS DOUBLE PRECISION) {_FENCED}",
     notify=READY,
 )
