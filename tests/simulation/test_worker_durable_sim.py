@@ -19,9 +19,9 @@ from asyncsandbox.components.worker import WorkerSettings
 from asyncsandbox.errors import SandboxError
 from asyncsandbox.testing import CrashedError, Simulation, scenarios, simulate
 
-CRASHES = scenarios(pauses=2, crashes=2, sweep=150)
-REPLICAS = scenarios(pauses=2, crashes=1, sweep=150)
-PAUSES = scenarios(pauses=2, sweep=150)
+CRASHES = scenarios(pauses=2, crashes=2, sweep=100)
+REPLICAS = scenarios(pauses=2, crashes=1, sweep=100)
+PAUSES = scenarios(pauses=2, sweep=100)
 JOBS = {"takes": st.sampled_from([0.2, 0.0, 3.0]), "key": st.sampled_from([None, "k"])}
 CANCELS = {"cancelled": st.sampled_from(["a", "b", "c", "bc"]), "by_other": st.booleans()}
 plain = settings(database=None, deadline=None)
