@@ -81,8 +81,8 @@ class JobFailedError(JobError):
 
     def __str__(self) -> str:
         return (
-            f"job {self.job!r} ({self.job_id}) failed: {self.error}; import the module of that error here, and raise "
-            f"it with plain values, to get the error itself"
+            f"job {self.job!r} ({self.job_id}) failed: {self.error}; the error itself is in the log of the process "
+            f"that ran the job"
         )
 
 

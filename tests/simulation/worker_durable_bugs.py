@@ -35,7 +35,7 @@ WORKER_DURABLE_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("taken from the living", "replica", Taker._look, _JUDGED, "OwnerState.DEAD"),
     Mutant("not told to end", "cancelled", StoreBackend._end_unwanted, "end(job_id)", "pass"),
-    Mutant("asked in vain", "cancelled", StoreBackend._end_unwanted, ' or row["cancel_asked"]', ""),
-    Mutant("ended by mistake", "replica", StoreBackend._end_unwanted, "or not is_ours", "or is_ours"),
+    Mutant("asked in vain", "cancelled", StoreBackend._end_unwanted, ' and not row["cancel_asked"]', ""),
+    Mutant("ended by mistake", "replica", StoreBackend._end_unwanted, "and not is_wanted", "and is_wanted"),
     Mutant("drained too early", "cancelled", StoreBackend.wait_idle, '["pending"]', '["queued"]'),
 )

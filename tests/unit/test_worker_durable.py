@@ -1,6 +1,7 @@
 """Jobs that are in the store: what of them is stored, who may finish, and what is done when the store is in trouble."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -495,6 +496,19 @@ async def test_a_job_whose_submission_was_cut_off_is_accepted_if_it_is_there(
         assert sandbox.worker.get_status().jobs.queued == 1
 
 
+async def test_what_the_store_gave_without_an_answer_is_run_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncsandbox.components.worker.durable.POLL_SECONDS", 0.01)
+    trouble = Trouble(monkeypatch, store)
+    async with make_sandbox(store) as sandbox:
+        trouble.left["jobs.claim"] = [StoreOutcomeUnknownError("store.commit", "written")]
+        trouble.left["jobs.ours"] = [StoreUnavailableError("jobs.ours", "still gone")]
+        job_id = await sandbox.worker.submit_job("bill", bill, 1)
+        assert await asyncio.wait_for(sandbox.worker.get_result(job_id), PATIENCE_SECONDS) == (1, 1)
+        assert (await sandbox.worker.get_job_status(job_id)).attempt == 2
+
+
 async def test_a_worker_ends_though_the_store_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncsandbox.components.worker.durable.POLL_SECONDS", 0.01)
     trouble = Trouble(monkeypatch, store)
@@ -658,7 +672,7 @@ async def test_a_line_of_cron_fires_once_in_all_processes(store: Store) -> None:
 # ------------------------------------------------------------------ broken variants
 
 
-EXAMPLES: tuple[tuple[Mutant, Callable[[Store], Any]], ...] = (
+EXAMPLES: tuple[tuple[Mutant, Callable[..., Any]], ...] = (
     (Mutant("no fence", "", StoreBackend._record, "attempt=attempt, **", "attempt=2, **"),
      test_whoever_was_taken_over_does_not_finish),
     (Mutant("goes on", "", StoreBackend._end_unwanted, "end(job_id)", "pass"),
@@ -669,6 +683,10 @@ EXAMPLES: tuple[tuple[Mutant, Callable[[Store], Any]], ...] = (
      test_a_job_whose_process_dies_again_and_again_is_dead),
     (Mutant("cancelled by the stop", "", Run.give_up, "self.claim.outlives and not self.is_unwanted", "False"),
      test_a_stop_puts_back_what_it_cancels_and_leaves_what_waits),
+    (
+        Mutant("never put back", "", StoreBackend._put_back_unheard, "not self._taker.is_in_doubt", "True"),
+        test_what_the_store_gave_without_an_answer_is_run_all_the_same,
+    ),
     (
         Mutant("retry used up", "", StoreBackend._read_claim, 'row["attempt"] - 1 - row["failed"]', "0"),
         test_an_attempt_that_ends_with_its_worker_uses_up_no_retry,
@@ -684,8 +702,10 @@ EXAMPLES: tuple[tuple[Mutant, Callable[[Store], Any]], ...] = (
 
 @pytest.mark.parametrize(("mutant", "example"), EXAMPLES, ids=[mutant.name for mutant, _ in EXAMPLES])
 async def test_a_broken_variant_fails_its_example(
-    mutant: Mutant, example: Callable[[Store], Any], store: Store, monkeypatch: pytest.MonkeyPatch
+    mutant: Mutant, example: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{__name__}.PATIENCE_SECONDS", 0.3)
-    with mutant.applied(), pytest.raises((AssertionError, pytest.fail.Exception, OSError, QueueFullError, ValueError)):
-        await asyncio.wait_for(example(store), 5)
+    more = {"monkeypatch": monkeypatch} if "monkeypatch" in inspect.signature(example).parameters else {}
+    found = (AssertionError, pytest.fail.Exception, OSError, QueueFullError, ValueError)  # a timeout is an OSError
+    with mutant.applied(), pytest.raises(found):
+        await asyncio.wait_for(example(store, **more), 5)

@@ -83,6 +83,7 @@ class StoreBackend:
         self._is_open = False
         self._is_given_up = False
         self._may_take = False  # looking costs no write
+        self._takes = 0  # begun and ended: odd while one is under way
         self._room = Room(settings, self._count_queued)
         self._patience = Patience("worker", services.journal, services.clock, seconds=POLL_SECONDS)
         self._claimed: dict[str, int] = {}  # attempt by id
@@ -183,7 +184,11 @@ class StoreBackend:
         """Give out up to ``most`` of the jobs that may begin, in order."""
         if not self._is_open or not self._may_take:
             return []
-        rows, cancellation = await complete(self._taker.take(most, but=self._claimed))
+        self._takes += 1
+        try:
+            rows, cancellation = await complete(self._taker.take(most, but=self._claimed))
+        finally:
+            self._takes += 1
         self._may_take = len(rows) == most
         claims = [self._read_claim(row) for row in rows]
         if cancellation is not None:
@@ -321,6 +326,7 @@ class StoreBackend:
                 seen = await self._store.wait_for(NEWS, since=seen, timeout_seconds=POLL_SECONDS)
                 await self._hear_endings()
                 await self._end_unwanted(end)
+                await self._put_back_unheard()
                 now = self._clock.monotonic()
                 if self._room.queued and now - counted >= _COUNT_SECONDS:
                     counted = now
@@ -347,9 +353,24 @@ class StoreBackend:
         ours = {row["id"]: row for row in rows}
         for job_id, attempt in held.items():
             row = ours.get(job_id)
-            is_ours = row is not None and row["attempt"] == attempt
-            if self._claimed.get(job_id) == attempt and (row is None or not is_ours or row["cancel_asked"]):
+            is_wanted = row is not None and row["attempt"] == attempt and not row["cancel_asked"]
+            if self._claimed.get(job_id) == attempt and not is_wanted:
                 end(job_id)
+
+    async def _put_back_unheard(self) -> None:
+        """Put back the jobs that the store gave us when it could not answer: nobody runs them.
+
+        Raises:
+            StoreError: It does not answer; they are put back another time.
+        """
+        takes = self._takes
+        if not self._taker.is_in_doubt or takes % 2:
+            return
+        rows = await self._store.read(OURS, owner=self._owner.id)
+        if self._takes == takes:  # otherwise what was given meanwhile could be mistaken for it
+            for row in (row for row in rows if row["id"] not in self._claimed):
+                await self._store.write(PUT_BACK, id=row["id"], attempt=row["attempt"], error=None, wait=0.0)
+            self._taker.is_in_doubt = self._takes != takes
 
     def _tell_ended(self, job_id: str, ending: Ending) -> None:
         for waiter in self._waiting.get(job_id, ()):

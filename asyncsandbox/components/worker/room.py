@@ -108,7 +108,9 @@ class Room:
         if self.queued < self._most and not self._line.locked():
             return
         if self._when_full is WhenFull.REFUSE:
-            left = 0.0 if await self._is_full() else None
+            if await self._is_full():
+                raise QueueFullError(job, self.queued)
+            return
         try:
             async with asyncio.timeout(left), self._line:
                 while self._is_open and await self._is_full():

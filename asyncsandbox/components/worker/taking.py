@@ -42,6 +42,9 @@ class Taker:
         patience: For a store that does not answer.
         max_recoveries: How often a job is begun again because its process died.
         on_end: Is told the state of each job that ended because its process died too often, or had to cancel it.
+
+    Attributes:
+        is_in_doubt: Whether the store may have given jobs without our hearing of it; whoever puts them back clears it.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Taker:
         self._patience = patience
         self._max_recoveries = max_recoveries
         self._on_end = on_end
+        self.is_in_doubt = False
         self._seen = 0
         self._in_vain = 0  # takes, one after the other
         self._gone: list[str] = []
@@ -92,6 +96,7 @@ class Taker:
                 await self._owner.renew()
                 await self._clock.sleep(PAUSE_SECONDS)
         except StoreError as error:
+            self.is_in_doubt = True
             await self._patience.wait(error)
             return ()
         return tuple(sorted(rows, key=lambda row: (-row["priority"], row["number"])))
