@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import threading
 from collections.abc import Generator
 
@@ -34,6 +35,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 def pytest_configure() -> None:
     """Have asyncio's runners (pytest's and `asyncio.run`) note the unfinished tasks they cancel silently."""
     logging.getLogger("asyncio").addFilter(_without_traceback)
+    # A shell has its background jobs ignore it, and so would the processes that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before its first test pytest-asyncio asks for the current loop, and asyncio would make one that nobody closes.
     asyncio.set_event_loop(None)
     cancel_all = asyncio.runners._cancel_all_tasks
