@@ -19,7 +19,7 @@ from asyncsandbox import JobOptions, JobState, LedgerSettings, Sandbox, irrevers
 from asyncsandbox._core.owners import RELEASE
 from asyncsandbox._core.store import Operation, Store, open_store
 from asyncsandbox._core.store.patience import Patience
-from asyncsandbox.components.worker import WorkerSettings, job_table
+from asyncsandbox.components.worker import Outcome, WorkerSettings, job_table
 from asyncsandbox.components.worker.durable import StoreBackend
 from asyncsandbox.components.worker.room import Room
 from asyncsandbox.components.worker.run import Run
@@ -379,8 +379,6 @@ async def test_a_job_that_fails_after_it_was_cancelled_is_not_tried_again(store:
         await backend.wait_ready()
         (claim,) = await backend.claim(1)
         await sandbox.worker.cancel(job_id)
-        from asyncsandbox.components.worker import Outcome
-
         failed = Outcome(JobState.QUEUED, error=OSError("no"), retry_in_seconds=5.0)
         assert await backend.finish(claim, failed) is True
         assert (await sandbox.worker.get_job_status(job_id)).state is JobState.CANCELLED
@@ -507,6 +505,42 @@ async def test_what_the_store_gave_without_an_answer_is_run_all_the_same(
         job_id = await sandbox.worker.submit_job("bill", bill, 1)
         assert await asyncio.wait_for(sandbox.worker.get_result(job_id), PATIENCE_SECONDS) == (1, 1)
         assert (await sandbox.worker.get_job_status(job_id)).attempt == 2
+
+
+async def test_what_is_given_while_the_unheard_is_looked_for_is_not_put_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_sandbox(store, run_durable=False) as sandbox:
+        job_id = await sandbox.worker.submit_job("bill", bill, 1)
+        backend, engine = backend_of(sandbox), store._engine
+        await backend.wait_ready()
+        right_read, right_write = engine.read, engine.write
+        committed, answered = asyncio.Event(), asyncio.Event()
+        claiming: list[asyncio.Task[Any]] = []
+
+        async def write_and_answer_late(bounds: Any) -> Any:
+            written = await right_write(bounds)
+            if not committed.is_set():
+                committed.set()
+                await answered.wait()
+            return written
+
+        async def read_meanwhile(bounds: Any) -> Any:
+            if not claiming:
+                claiming.append(asyncio.create_task(backend.claim(1)))
+                await committed.wait()
+            return await right_read(bounds)
+
+        monkeypatch.setattr(engine, "write", write_and_answer_late)
+        monkeypatch.setattr(engine, "read", read_meanwhile)
+        backend._taker.is_in_doubt = True
+        await backend._put_back_unheard()
+        answered.set()
+        (claim,) = await claiming[0]
+        status = await sandbox.worker.get_job_status(job_id)
+        await backend.finish(claim, Outcome(JobState.SUCCEEDED, 1))
+        assert (status.state, status.attempt) == (JobState.RUNNING, 1)
+        assert backend._taker.is_in_doubt, "it has to be looked for again"
 
 
 async def test_a_worker_ends_though_the_store_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,6 +720,10 @@ EXAMPLES: tuple[tuple[Mutant, Callable[..., Any]], ...] = (
     (
         Mutant("never put back", "", StoreBackend._put_back_unheard, "not self._taker.is_in_doubt", "True"),
         test_what_the_store_gave_without_an_answer_is_run_all_the_same,
+    ),
+    (
+        Mutant("puts back what is given", "", StoreBackend._put_back_unheard, "self._takes == takes:", "True:"),
+        test_what_is_given_while_the_unheard_is_looked_for_is_not_put_back,
     ),
     (
         Mutant("retry used up", "", StoreBackend._read_claim, 'row["attempt"] - 1 - row["failed"]', "0"),
