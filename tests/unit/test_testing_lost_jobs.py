@@ -204,7 +204,7 @@ def test_ended_jobs_are_not_asked_for_and_running_ones_are() -> None:
         backend = MemoryBackend(WorkerSettings())
         watched = jobs.watch(backend)
         assert jobs.watch(backend) is watched
-        worker = WorkerProcess(backend=watched)
+        worker = WorkerProcess(backend=watched, settings=WorkerSettings(grace_seconds=0.01))
         found = []
         async with worker:
             job_id = await worker.submit_job("nap", asyncio.sleep, 0.01)
@@ -256,7 +256,7 @@ def test_a_job_may_end_before_its_submitter_hears_of_it_and_a_closed_store_tells
     watched = jobs.watch(Quick(WorkerSettings()))
 
     async def main() -> object:
-        worker = WorkerProcess(backend=watched)
+        worker = WorkerProcess(backend=watched, settings=WorkerSettings(grace_seconds=0.01))
         async with worker:
             await worker.submit_job("quick", asyncio.sleep, 60)
             await worker.submit_job("slow", asyncio.sleep, 60)
