@@ -21,6 +21,7 @@ from asyncsandbox._core.store import Operation, Store, open_store
 from asyncsandbox._core.store.patience import Patience
 from asyncsandbox.components.worker import Outcome, WorkerSettings, job_table
 from asyncsandbox.components.worker.durable import StoreBackend
+from asyncsandbox.components.worker.job import _declared_jobs
 from asyncsandbox.components.worker.room import Room
 from asyncsandbox.components.worker.run import Run
 from asyncsandbox.components.worker.stored import Ending
@@ -656,6 +657,27 @@ async def test_jobs_that_ended_long_ago_are_forgotten(store: Store, monkeypatch:
         assert (await sandbox.worker.get_job_status(later)).state is JobState.QUEUED
 
 
+async def test_whoever_runs_jobs_tells_once_of_those_that_nobody_knows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @job("durable.moved_away")
+    async def moved_away() -> None: ...
+
+    monkeypatch.setattr("asyncsandbox.components.worker.durable._SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("asyncsandbox.components.worker.durable.POLL_SECONDS", 0.01)
+    async with make_sandbox(store, run_durable=False) as submits, events_of(submits) as heard_there:
+        for _ in range(2):
+            await submits.worker.submit_job("moved away", moved_away)
+        monkeypatch.delitem(_declared_jobs, "durable.moved_away")
+        async with make_sandbox(store) as works, events_of(works) as heard:
+            await until(lambda: heard)
+            await backend_of(works)._taker.tell_unknown(0.0)
+    assert [(event.name, event.fields["function"], event.fields["count"]) for event in heard] == [
+        ("job.unknown", "durable.moved_away", 2)
+    ]
+    assert heard_there == []
+
+
 async def test_whoever_waits_elsewhere_hears_of_the_end(store: Store) -> None:
     async with make_sandbox(store) as works, make_sandbox(store, run_durable=False) as asks:
         job_id = await asks.worker.submit_job("hold", hold, "a")
@@ -729,6 +751,8 @@ EXAMPLES: tuple[tuple[Mutant, Callable[..., Any]], ...] = (
         Mutant("retry used up", "", StoreBackend._read_claim, 'row["attempt"] - 1 - row["failed"]', "0"),
         test_an_attempt_that_ends_with_its_worker_uses_up_no_retry,
     ),
+    (Mutant("told again and again", "", Taker.tell_unknown, "not in self._unknown", "not in ()"),
+     test_whoever_runs_jobs_tells_once_of_those_that_nobody_knows),
     (Mutant("claim kept", "", StoreBackend.claim, "for claim in claims", "for claim in ()"),
      test_a_claim_that_is_cancelled_gives_back),
     (Mutant("result needed", "", Ending.of, "plain_text(str(problem)), error)", "None, error)"),

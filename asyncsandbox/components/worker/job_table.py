@@ -140,6 +140,11 @@ LOOK: Final = _with_lists(
     "SELECT MIN(due_at) - :now AS next_in FROM sandbox_jobs "
     "WHERE ns = :ns AND state = 'queued' AND function IN {functions}",
 )
+UNKNOWN: Final = _with_lists(
+    "jobs.unknown",
+    "SELECT function, COUNT(*) AS waiting FROM sandbox_jobs WHERE ns = :ns AND state = 'queued' "
+    "AND due_at < :now - CAST(:seconds AS DOUBLE PRECISION) AND function NOT IN {functions} GROUP BY function",
+)
 COUNT: Final = _with_lists(
     "jobs.count",
     "SELECT COALESCE(SUM(CASE WHEN state = 'queued' THEN 1 ELSE 0 END), 0) AS queued, "
@@ -171,7 +176,7 @@ JOBS: Final = Schema(
     ),
     operations=(
         *(SUBMIT, TWIN, CLAIM, RECOVER, FINISH, PUT_BACK, CANCEL, SWEEP),
-        *(GET, ENDED, OURS, HOLDERS, LOOK, COUNT, TABLE_PLACE),
+        *(GET, ENDED, OURS, HOLDERS, LOOK, UNKNOWN, COUNT, TABLE_PLACE),
     ),
     prune=Operation(
         "jobs.prune",

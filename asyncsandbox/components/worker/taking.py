@@ -13,7 +13,7 @@ from ..._core.journal import Level
 from ..._core.owners import OwnerState
 from ...errors import StoreError
 from .job import JobState, declared_jobs
-from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER
+from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,6 +69,7 @@ class Taker:
         self._in_vain = 0  # takes, one after the other
         self._gone: list[str] = []
         self._must_recover = False
+        self._unknown: set[str] = set()
 
     async def wait(self) -> None:
         """Wait until there is something to take; look once a second, in case that news did not come."""
@@ -100,6 +101,24 @@ class Taker:
             await self._patience.wait(error)
             return ()
         return tuple(sorted(rows, key=lambda row: (-row["priority"], row["number"])))
+
+    async def tell_unknown(self, seconds: float) -> None:
+        """Tell the journal, once per function, of jobs that have waited for so long and that nobody here can run.
+
+        Raises:
+            StoreError: It cannot be asked.
+        """
+        for row in await self._store.read(UNKNOWN, functions=known(), seconds=seconds):
+            if row["function"] not in self._unknown:
+                self._unknown.add(row["function"])
+                self._journal.publish(
+                    "job.unknown",
+                    component="worker",
+                    level=Level.WARNING,
+                    function=row["function"],
+                    count=row["waiting"],
+                    remedy="import the module that declares it, in this process or another one on the store",
+                )
 
     async def _look(self) -> float:
         """Return in how many seconds to look again; 0 where there is something to take."""
