@@ -6,11 +6,12 @@ touches what another one that lives is at work on.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
+from simulation.glass import Glass
 
 from asyncsandbox import GovernorSettings, Limit, Sandbox, irreversible
 from asyncsandbox._core.context import bound_host
@@ -59,19 +60,13 @@ plain = settings(database=None, deadline=None)
 HAPPENED = {"started", "done", "unknown"}
 
 
-class Shelf:
-    """What is in the store, seen without a step."""
+States = dict[tuple[str, str], str]
 
-    def __init__(self, store: Store) -> None:
-        self._connection = store._engine._connection._connection
-        self._last: dict[tuple[str, str], str] = {}
 
-    def states(self) -> dict[tuple[str, str], str]:
-        """Return the states of all rows by action and key; once the store is closed, those there were last."""
-        with suppress(Exception):
-            found = self._connection.execute("SELECT action, key, state FROM sandbox_actions").fetchall()
-            self._last = {(action, key): state for action, key, state in found}
-        return self._last
+def states_in(store: Store) -> Callable[[], States]:
+    """Return what tells the states of all actions by name and key."""
+    query = "SELECT action, key, state FROM sandbox_actions"
+    return Glass(store, query, lambda rows: {(action, key): state for action, key, state in rows}).look
 
 
 def make_sandbox(store: Store) -> Sandbox:
@@ -88,7 +83,7 @@ def stub_all(sim: Simulation) -> None:
     sim.stub("bell.ring", lambda times: "ding")
 
 
-def promise(sim: Simulation, shelf: Shelf, told: set[tuple[str, str]]) -> None:
+def promise(sim: Simulation, states: Callable[[], States], told: set[tuple[str, str]]) -> None:
     def happened(place: tuple[str, str]) -> int:
         return sim.actions.count(place[0], key=place[1])
 
@@ -96,9 +91,9 @@ def promise(sim: Simulation, shelf: Shelf, told: set[tuple[str, str]]) -> None:
         return [(call.action, call.key) for call in sim.actions if not call.key.startswith("~")]
 
     sim.always(lambda: all(happened(p) <= 1 for p in places()), "at most once per key")
-    sim.always(lambda: all(shelf.states().get(p) in HAPPENED for p in places()), "what happened is on record")
-    sim.always(lambda: all(happened(p) for p, s in shelf.states().items() if s == "done"), "DONE means it happened")
-    sim.always(lambda: all(shelf.states().get(p) == "done" for p in told), "what a caller got is there for good")
+    sim.always(lambda: all(states().get(p) in HAPPENED for p in places()), "what happened is on record")
+    sim.always(lambda: all(happened(p) for p, s in states().items() if s == "done"), "DONE means it happened")
+    sim.always(lambda: all(states().get(p) == "done" for p in told), "what a caller got is there for good")
 
 
 async def ask(sim: Simulation, action: str, invoice: str, told: set[tuple[str, str]]) -> object:
@@ -118,13 +113,13 @@ async def test_a_key_happens_at_most_once_and_no_outcome_is_lost(sim: Simulation
         told: set[tuple[str, str]] = set()
         stub_all(sim)
         await sim.start(lambda: make_sandbox(store))
-        shelf = Shelf(store)
-        promise(sim, shelf, told)
+        states = states_in(store)
+        promise(sim, states, told)
         calls = [("card.charge", "i-1"), ("card.charge", "i-1"), ("mail.send", "i-2"), ("mail.send", "i-3")]
         await asyncio.gather(*(ask(sim, *each, told) for each in calls))
         await sim.settle(30)  # a duplicate may still wait for a permit
         await sim.heal()
-        left = shelf.states()
+        left = states()
         assert not {"claimed", "started"} & set(left.values()), "nobody is at work, and that is known"
         for action, invoice in sorted(set(calls)):
             state, outcome = left.get((action, invoice)), await ask(sim, action, invoice, told)
@@ -142,8 +137,8 @@ async def test_a_replica_is_left_alone_by_one_that_dies_and_comes_back(sim: Simu
         told: set[tuple[str, str]] = set()
         stub_all(sim)
         async with make_sandbox(store) as replica:
-            shelf = Shelf(store)
-            promise(sim, shelf, told)
+            states = states_in(store)
+            promise(sim, states, told)
             await sim.start(lambda: make_sandbox(store))
 
             async def here(invoice: str) -> object:
@@ -164,7 +159,7 @@ async def test_a_replica_is_left_alone_by_one_that_dies_and_comes_back(sim: Simu
             assert outcomes[0] == "paid mine"
             for invoice, outcome in zip(invoices, outcomes[1:3], strict=True):
                 if isinstance(outcome, ActionError):
-                    assert shelf.states()["card.charge", invoice] == "unknown"
+                    assert states()["card.charge", invoice] == "unknown"
         await sim.heal()
 
 

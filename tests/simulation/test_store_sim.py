@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from shelf import ADD, CLAIM, ENQUEUE, FINISH, GET, JOBS, LIST, PUT, SHELF
+from simulation.glass import Glass
 
 from asyncsandbox._core.store import Store, open_store
 from asyncsandbox.errors import StoreConflictError
@@ -55,17 +56,8 @@ class Bank:
             self.undisturbed.append(number)
 
 
-class Glass:
-    """Looks at what is committed, without a step; once the test is over, at what was there last."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._last: dict[str, int] = {}
-
-    def __call__(self) -> dict[str, int]:
-        with suppress(sqlite3.Error):
-            self._last = dict(self._connection.execute("SELECT key, value FROM sandbox_shelf").fetchall())
-        return self._last
+def shelf_of(seen_by: sqlite3.Connection | Store) -> Callable[[], dict[str, int]]:
+    return Glass[dict[str, int]](seen_by, "SELECT key, value FROM sandbox_shelf", dict).look
 
 
 def is_consistent(shelf: dict[str, int]) -> bool:
@@ -120,7 +112,7 @@ async def test_a_store_in_memory_outlasts_the_app_and_keeps_what_it_acknowledged
         await store.attach(SHELF)
         await store.write_all(PUT(key="a", value=100), PUT(key="b", value=0))
         bank = await sim.start(lambda: Bank(store))
-        await move_money(sim, bank, cancelled, Glass(store._engine._connection._connection))
+        await move_money(sim, bank, cancelled, shelf_of(store))
 
 
 @asynccontextmanager
@@ -141,7 +133,7 @@ async def test_a_store_in_a_file_keeps_what_it_acknowledged_across_a_power_cut(
     connection = sqlite3.connect(f"file:{folder}/store.sqlite", uri=True, isolation_level=None)
     try:
         bank = await sim.start(lambda: bank_on(folder / "store.sqlite"))
-        await move_money(sim, bank, cancelled, Glass(connection))
+        await move_money(sim, bank, cancelled, shelf_of(connection))
     finally:
         connection.close()
         shutil.rmtree(folder)
@@ -168,10 +160,6 @@ async def test_a_job_is_finished_once_whoever_dies(sim: Simulation) -> None:
         for number in range(3):
             await store.write(ENQUEUE, id=f"{number}")
 
-        def states() -> dict[int, int]:
-            query = "SELECT state, count(*) FROM sandbox_testjobs GROUP BY state"
-            return dict(store._engine._connection._connection.execute(query).fetchall())
-
         sim.always(lambda: len({job for job, _ in finished}) == len(finished), "no job finishes twice")
         worker = await sim.start(lambda: Worker(store))
 
@@ -183,7 +171,7 @@ async def test_a_job_is_finished_once_whoever_dies(sim: Simulation) -> None:
         await sim.heal()
         await sim.settle(10)  # leases of the dead end
         await asyncio.gather(work(), work())
-        assert states() == {2: 3}
+        assert Glass(store, "SELECT state, count(*) FROM sandbox_testjobs GROUP BY state", dict).look() == {2: 3}
 
 
 @settings(plain, max_examples=30)

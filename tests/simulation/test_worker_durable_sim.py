@@ -6,11 +6,13 @@ that lives, and of a key there is one at a time.
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
+from simulation.glass import Glass
 from worker_jobs import active, begun, ended, forget, work
 
 from asyncsandbox import JobState, LedgerSettings, Sandbox, current_sandbox
@@ -27,19 +29,14 @@ CANCELS = {"cancelled": st.sampled_from(["a", "b", "c", "bc"]), "by_other": st.b
 plain = settings(database=None, deadline=None)
 
 
-class Table:
-    """The rows of the jobs, seen without a step."""
+Jobs = dict[str, Row]
 
-    def __init__(self, store: Store) -> None:
-        self._connection = store._engine._connection._connection
-        self._last: dict[str, Row] = {}
 
-    def rows(self) -> dict[str, Row]:
-        """Return them by id; once the store is closed, those there were last."""
-        with suppress(Exception):
-            found = self._connection.execute("SELECT id, state, attempt, lost, unique_key FROM sandbox_jobs").fetchall()
-            self._last = {row[0]: dict(zip(("state", "attempt", "lost", "key"), row[1:], strict=True)) for row in found}
-        return self._last
+def jobs_in(store: Store) -> Callable[[], Jobs]:
+    """Return what tells the rows of all jobs by id."""
+    query = "SELECT id, state, attempt, lost, unique_key FROM sandbox_jobs"
+    names = ("state", "attempt", "lost", "key")
+    return Glass(store, query, lambda rows: {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}).look
 
 
 def make_sandbox(store: Store, **more: Any) -> Sandbox:
@@ -47,9 +44,9 @@ def make_sandbox(store: Store, **more: Any) -> Sandbox:
     return Sandbox(dry_run=False, store=store, worker=WorkerSettings(**more), ledger=LedgerSettings(lease_seconds=10.0))
 
 
-def promise(sim: Simulation, table: Table, told: dict[str, str]) -> None:
+def promise(sim: Simulation, jobs: Callable[[], Jobs], told: dict[str, str]) -> None:
     def ended_rows() -> set[str]:
-        return {job_id for job_id, row in table.rows().items() if JobState(row["state"]).has_ended}
+        return {job_id for job_id, row in jobs().items() if JobState(row["state"]).has_ended}
 
     over: set[str] = set()
 
@@ -57,13 +54,13 @@ def promise(sim: Simulation, table: Table, told: dict[str, str]) -> None:
         over.update(ended_rows())
         return over <= ended_rows()
 
-    sim.always(lambda: told.keys() <= table.rows().keys(), "what was acknowledged is in the store")
+    sim.always(lambda: told.keys() <= jobs().keys(), "what was acknowledged is in the store")
     sim.always(stays_over, "what has ended does not begin again")
     keys = Counter[str]()
 
     def one_at_a_time() -> bool:
         keys.clear()
-        keys.update(r["key"] for r in table.rows().values() if r["key"] and not JobState(r["state"]).has_ended)
+        keys.update(r["key"] for r in jobs().values() if r["key"] and not JobState(r["state"]).has_ended)
         return all(count == 1 for count in keys.values())
 
     sim.always(one_at_a_time, "one at a time of a key")
@@ -84,13 +81,13 @@ async def test_what_was_acknowledged_ends_whoever_dies_when(sim: Simulation, tak
     forget()
     told: dict[str, str] = {}
     async with open_store(":memory:") as store:
-        table = Table(store)
+        jobs = jobs_in(store)
         await sim.start(lambda: make_sandbox(store))
-        promise(sim, table, told)
+        promise(sim, jobs, told)
         await asyncio.gather(*(submit(sim, tag, told, takes, key) for tag in "abc"))
         await sim.heal()
         await sim.settle(13)
-        rows = table.rows()
+        rows = jobs()
         assert {rows[job_id]["state"] for job_id in told} <= {"succeeded"}
         assert sum(ended.values()) >= len(told)
         assert begun.total() <= sum(row["attempt"] for row in rows.values()), "an attempt for each time it began"
@@ -111,9 +108,9 @@ async def test_a_replica_takes_over_from_one_that_dies_and_from_no_other(
         return lives[-1]
 
     async with open_store(":memory:") as store:
-        table = Table(store)
+        jobs = jobs_in(store)
         await sim.start(live)
-        promise(sim, table, told)
+        promise(sim, jobs, told)
         async with make_sandbox(store, run_durable=True) as replica:
             sim.always(lambda: len(lives) > 1 or all(count <= 1 for count in active.values()), "one attempt at a time")
             await asyncio.gather(*(submit(sim, tag, told, takes, key) for tag in "abc"))
@@ -121,7 +118,7 @@ async def test_a_replica_takes_over_from_one_that_dies_and_from_no_other(
             assert key is not None or results == [f"did {tag}" for tag in told.values()]
             await sim.heal()
             await sim.settle(13)
-        rows = table.rows()
+        rows = jobs()
         assert all(rows[job_id]["state"] == "succeeded" for job_id in told)
         if len(lives) == 1:
             assert all(row["lost"] == 0 for row in rows.values())
@@ -133,7 +130,7 @@ async def test_a_replica_takes_over_from_one_that_dies_and_from_no_other(
 async def test_what_is_cancelled_ends_wherever_it_runs(sim: Simulation, cancelled: str, by_other: bool) -> None:
     forget()
     async with open_store(":memory:") as store:
-        table = Table(store)
+        jobs = jobs_in(store)
         async with make_sandbox(store) as works, make_sandbox(store, run_durable=False) as asks:
             submitting, ids = asks.worker if by_other else works.worker, {}
             for tag in "abc":
@@ -142,7 +139,7 @@ async def test_what_is_cancelled_ends_wherever_it_runs(sim: Simulation, cancelle
             for tag in reversed(cancelled):  # or else c would begin in the place of b
                 assert await submitting.cancel(ids[tag])
             await asks.worker.drain()
-        states = {tag: table.rows()[job_id]["state"] for tag, job_id in ids.items()}
+        states = {tag: jobs()[job_id]["state"] for tag, job_id in ids.items()}
         assert states == {tag: "cancelled" if tag in cancelled else "succeeded" for tag in "abc"}
         assert set(ended) == set("abc") - set(cancelled)
         assert begun["c"] == int("c" not in cancelled)

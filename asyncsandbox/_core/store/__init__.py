@@ -177,14 +177,14 @@ class Store:
         await self._engine.close()
 
     async def attach(self, *schemas: Schema) -> None:
-        """Make tables and operations of components usable: migrate what is older, compile every operation.
+        """Make tables and operations of components usable: migrate what is older, compile each operation once.
 
         Raises:
             StoreVersionError: The store is newer than the program, or must be migrated by hand.
             StoreOperationError: The database cannot compile an operation.
         """
         await self._migrate(schemas, may_change=self._settings.auto_migrate)
-        operations = [operation for schema in schemas for operation in schema.all_operations]
+        operations = {operation for schema in schemas for operation in schema.all_operations} - self._operations
         await self._engine.check(operations)
         self._operations.update(operations)
         self._schemas.update((schema.name, schema) for schema in schemas)
