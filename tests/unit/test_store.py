@@ -253,6 +253,20 @@ async def test_a_failing_migration_changes_nothing(store: Store) -> None:
     await store.write(PUT, key="a", value=1)
 
 
+async def test_an_operation_is_compiled_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Operation] = []
+
+    async def check(operations: set[Operation]) -> None:
+        compiled.extend(operations)
+
+    monkeypatch.setattr(store._engine, "check", check)
+    another = Operation("shelf.another", "SELECT key FROM sandbox_shelf")
+    more = Schema(name="shelf", tables=SHELF.tables, migrations=SHELF.migrations, operations=(LIST, another))
+    await store.attach(SHELF, JOBS, more)
+    assert compiled == [another]
+    assert await store.within("elsewhere").read(LIST) == ()
+
+
 async def test_wrong_sql_is_found_when_it_is_attached(store: Store) -> None:
     wrong = Operation("shelf.wrong", "SELECT colour FROM sandbox_shelf")
     schema = Schema(name="shelf", tables=SHELF.tables, migrations=SHELF.migrations, operations=(wrong,))
