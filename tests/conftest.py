@@ -10,9 +10,10 @@ import postgres
 import pytest
 from hypothesis import settings
 
-# No deadline: it would measure the machine. "ci" draws the same examples every time.
+# No deadline: it would measure the machine. "ci" draws the same examples every time, "brief" the first of them.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("brief", settings.get_profile("ci"), max_examples=30)
 settings.load_profile("default")
 
 THREAD_GRACE_SECONDS = 2.0

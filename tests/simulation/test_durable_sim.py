@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from simulation.glass import Glass
@@ -57,6 +58,7 @@ TROUBLE = scenarios(pauses=2, crashes=2, faults=FAULTS, duplicates=1, sweep=250)
 KEYLESS = scenarios(pauses=1, crashes=1, sweep=150)
 RACES = scenarios(pauses=2, crashes=1, sweep=250)
 plain = settings(database=None, deadline=None)
+pytestmark = pytest.mark.long
 HAPPENED = {"started", "done", "unknown"}
 
 

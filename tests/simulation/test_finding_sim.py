@@ -50,6 +50,7 @@ def test_single_pauses_alone_do_not_find_the_deep_bug(finding: ModuleType) -> No
     assert finding.find(finding.planted()[DEEP], pairs=False) is None
 
 
+@pytest.mark.long
 def test_generated_bugs_are_found_and_made_small(finding: ModuleType) -> None:
     founds = [finding.find(program) for program in finding.generated(30)]
     assert all(founds)
@@ -68,6 +69,7 @@ def test_two_races_that_show_nothing_of_themselves_are_found(finding: ModuleType
 
 
 @pytest.mark.parametrize(("name", "most"), [("looked at", 5), ("held out", 5), ("new", 5)])
+@pytest.mark.long
 def test_most_silent_races_are_found(finding: ModuleType, name: str, most: int) -> None:
     founds = [finding.find(program, examples=100) for program in finding.silent(*finding.SEEDS[name], 10)]
     assert founds.count(None) <= most

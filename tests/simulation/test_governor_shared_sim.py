@@ -7,6 +7,7 @@ more with it than was leased to it.
 import asyncio
 from contextlib import suppress
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ UNITS, SECONDS = 4, 10.0
 TROUBLE = scenarios(pauses=2, crashes=1, sweep=200)
 CALLS = {"calls": st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.3, 4.0])), min_size=2, max_size=8)}
 plain = settings(database=None, deadline=None)
+pytestmark = pytest.mark.long
 
 
 class Admitted:

@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ RACES = scenarios(pauses=2, crashes=1, sweep=250)
 ENDS = {"ends": st.sampled_from([("paid", "paid"), ("refused", "paid"), ("refused", "refused")])}
 FIRST = {"first": st.integers(0, 6)}
 plain = settings(database=None, deadline=None)
+pytestmark = pytest.mark.long
 
 
 class RefusedError(Exception):

@@ -9,6 +9,7 @@ from simulation.mutants import MOST_RUNS, Mutant
 from asyncsandbox.components.database.turns import Turns
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeded_into", ALL_BUGS)
 def test_right_code_raises_no_alarm(seeded_into: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     checks, _ = ALL_BUGS[seeded_into]
@@ -17,6 +18,7 @@ def test_right_code_raises_no_alarm(seeded_into: str, tmp_path_factory: pytest.T
     assert alarms == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeded_into", ALL_BUGS)
 def test_seeded_bugs_are_found(seeded_into: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     checks, mutants = ALL_BUGS[seeded_into]

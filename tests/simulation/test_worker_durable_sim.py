@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from simulation.glass import Glass
@@ -27,6 +28,7 @@ PAUSES = scenarios(pauses=2, sweep=100)
 JOBS = {"takes": st.sampled_from([0.2, 0.0, 3.0]), "key": st.sampled_from([None, "k"])}
 CANCELS = {"cancelled": st.sampled_from(["a", "b", "c", "bc"]), "by_other": st.booleans()}
 plain = settings(database=None, deadline=None)
+pytestmark = pytest.mark.long
 
 
 Jobs = dict[str, Row]

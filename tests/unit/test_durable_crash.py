@@ -103,6 +103,7 @@ def check(place: str, kills: int, *broken: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="elsewhere no death is ever proven")
+@pytest.mark.long
 def test_the_ledger_is_right_after_each_of_a_hundred_kills(place: str) -> None:
     check(place, KILLS)
 

@@ -630,6 +630,7 @@ def is_kept(stamps: list[float]) -> bool:
 @pytest.mark.parametrize(
     ("trouble", "windows"), [("", 2), ("kill", 1), ("stall", 1)]
 )  # it may stall with the file locked
+@pytest.mark.long
 def test_four_processes_never_admit_more_in_any_window(place: str, trouble: str, windows: int) -> None:
     stamps = hammer(place, trouble=trouble)
     assert is_kept(stamps)

@@ -73,6 +73,7 @@ def kill(place: str, lives: int, *words: str) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.long
 def test_nothing_acknowledged_is_lost_when_processes_are_killed(place: str) -> None:
     told, kept = kill(place, KILLS)
     assert len(told) >= KILLS

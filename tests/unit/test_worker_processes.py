@@ -218,6 +218,7 @@ def test_a_second_signal_ends_it_at_once(shop: Shop, function: Any) -> None:
 # ------------------------------------------------------------------ in company
 
 
+@pytest.mark.long
 def test_ten_thousand_jobs_in_three_processes_are_accounted_for_though_one_is_killed(shop: Shop) -> None:
     many = 10_000
 
