@@ -43,21 +43,17 @@ def require_number(
     Raises:
         ConfigurationError: It is not; the message names field, value and range.
     """
+    kinds = (int,) if whole else (int, float)
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(value, kinds) and not isinstance(value, bool) and not infinite:
+        too_low = (above is not None and value <= above) or (at_least is not None and value < at_least)
+        if not too_low and (at_most is None or value <= at_most):
+            return
     bounds = [
         f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", at_least), ("<=", at_most)) if bound is not None
     ]
     allowed = f"give a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".rstrip()
-    kinds = (int,) if whole else (int, float)
-    infinite = isinstance(value, float) and not math.isfinite(value)
-    if isinstance(value, bool) or not isinstance(value, kinds) or infinite:
-        raise ConfigurationError(field, value, allowed)
-    outside = (
-        (above is not None and value <= above)
-        or (at_least is not None and value < at_least)
-        or (at_most is not None and value > at_most)
-    )
-    if outside:
-        raise ConfigurationError(field, value, allowed)
+    raise ConfigurationError(field, value, allowed)
 
 
 def require_name(field: str, value: object) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -320,6 +321,7 @@ def _essence(name: str) -> str:
     return re.sub(r"[_\W]", "", name).casefold()
 
 
+@lru_cache(maxsize=32)  # each sandbox makes a logger, mostly of the same names
 def _patterns(globs: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Compile what a secret name's essence matches, and what finds one in front of a value in a repr."""
     never = r"(?!)"
