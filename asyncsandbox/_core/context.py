@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, NoSandboxError
@@ -33,6 +33,17 @@ T = TypeVar("T")
 _correlation_id: ContextVar[str | None] = ContextVar("asyncsandbox_correlation_id", default=None)
 _deadline: ContextVar[float | None] = ContextVar("asyncsandbox_deadline", default=None)
 _running_action: ContextVar[str | None] = ContextVar("asyncsandbox_running_action", default=None)
+_retried: ContextVar[Retried | None] = ContextVar("asyncsandbox_retried", default=None)
+"""The call that is being retried around us. Tasks that it started inherit it, and may outlive it."""
+
+
+class Retried(Protocol):
+    """A call that may be retried."""
+
+    @property
+    def is_retrying(self) -> bool:
+        """Whether it is past its first attempt and has not ended."""
+        ...
 
 
 def get_correlation_id() -> str | None:

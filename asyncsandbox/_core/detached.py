@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 # The variables themselves, because every job passes here.
-from .context import _bound_host, _deadline, _running_action
+from .context import _bound_host, _deadline, _retried, _running_action
 from .saga import _current
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def leave_call(host: Host | None = None) -> None:
-    """Forget the deadline, the action and the saga around the caller; keep its sandbox and correlation id.
+    """Forget the deadline, the action, the saga and the retried call around the caller, not its sandbox and its id.
 
     Args:
         host: The sandbox to use where the caller is bound to none.
@@ -36,5 +36,7 @@ def leave_call(host: Host | None = None) -> None:
         _running_action.set(None)
     if _current.get() is not None:
         _current.set(None)
+    if _retried.get() is not None:
+        _retried.set(None)
     if host is not None and _bound_host.get() is None:
         _bound_host.set(host)

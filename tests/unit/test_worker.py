@@ -21,7 +21,7 @@ from simulation.mutants import Mutant
 from virtual_time import run_virtual
 from worker_model import EvenClock, commands, play
 
-from asyncsandbox import Sandbox, Services, irreversible
+from asyncsandbox import RetryBackoffManager, RetrySettings, Sandbox, Services, irreversible
 from asyncsandbox._core.checks import CheckStatus
 from asyncsandbox._core.clock import Clock
 from asyncsandbox._core.context import (
@@ -489,6 +489,29 @@ async def test_a_job_takes_its_submitters_context_along_but_not_its_call() -> No
                 "tenant": "acme", "correlation": "req-7", "deadline": None, "action": None, "saga": None, "host": None,
             }  # fmt: skip
             assert (await worker.get_job_status(job_id)).correlation_id == "req-7"
+
+
+async def test_a_job_that_a_second_attempt_submits_is_no_part_of_what_is_retried() -> None:
+    retry = RetryBackoffManager(settings=RetrySettings(max_retries=1, backoff_base_seconds=0.001))
+    attempts: list[str] = []
+
+    @retry.retrying()
+    async def ship() -> str:
+        attempts.append("ship")
+        if attempts.count("ship") == 1:
+            raise ConnectionError("ship")
+        return "shipped"
+
+    @retry.retrying()
+    async def order(worker: WorkerProcess) -> object:
+        attempts.append("order")
+        if attempts.count("order") == 1:
+            raise ConnectionError("order")
+        return await worker.get_result(await worker.submit_job("ship", ship))
+
+    async with make_worker() as worker:
+        assert await order(worker) == "shipped"
+    assert attempts == ["order", "order", "ship", "ship"]
 
 
 async def test_a_job_without_a_request_is_its_own() -> None:

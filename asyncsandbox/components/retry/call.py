@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import functools
 from contextlib import nullcontext, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from ..._core.context import deadline, get_correlation_id, get_deadline
+from ..._core.context import _retried, deadline, get_correlation_id, get_deadline
 from ..._core.journal import Level
 from ..._core.ports import Attempt
 from ...errors import AttemptTimeoutError, SandboxError
@@ -47,9 +46,6 @@ if TYPE_CHECKING:
     from .breaker import Breaker
     from .budget import Budget
     from .settings import RetrySettings
-
-_retried: ContextVar[Call | None] = ContextVar("asyncsandbox_retried", default=None)
-"""The call that is being retried around us. Tasks that it started inherit it, and may outlive it: see `is_retrying`."""
 
 
 class Refusal(StrEnum):
