@@ -99,8 +99,8 @@ async def measure_beat() -> float:
 
 async def live(settings: HeartbeatSettings | None, *, beating: bool) -> None:
     """Let a whole sandbox live for some hours."""
-    heartbeat = SchedulerHeartbeat(settings=settings)
-    async with Sandbox(extra=(heartbeat,)):
+    async with Sandbox(heartbeat=settings) as sandbox:
+        heartbeat = sandbox.heartbeat
         heartbeat.expect("main", expect_every_seconds=1, grace_seconds=1 if beating else 1e6)
         for _ in range(HOURS * 3600 if beating else 1):
             heartbeat.beat("main")

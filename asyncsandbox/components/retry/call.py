@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from ..._core.component import Services
+    from ..._core.context import Retried
     from .attempt import Body
     from .breaker import Breaker
     from .budget import Budget
@@ -129,7 +130,7 @@ class Call:
         self._broken = ""
         self._left_running = False
         self._ticket: int | None = None
-        self._token: Token[Call | None] | None = None
+        self._token: Token[Retried | None] | None = None
 
     @property
     def history(self) -> tuple[Attempt, ...]:
