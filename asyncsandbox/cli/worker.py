@@ -14,7 +14,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from ..components.worker.job import declared_jobs
+from ..components.worker.job import declared_names
 from ..errors import SandboxError
 from ..sandbox import Sandbox
 from .target import find
@@ -98,7 +98,7 @@ async def _serve(target: str) -> int:
         if not status.runs_durable or store is None or not store.is_durable:
             remedy = "give Sandbox(store=...) a path or URL, and leave WorkerSettings(run_durable=True)"
             raise Trouble(f"{target}: has no store that holds jobs for it; {remedy}")
-        names = ", ".join(sorted(declared_jobs())) or "none that was declared with @job"
+        names = ", ".join(sorted(declared_names())) or "none that was declared with @job"
         print(f"asyncsandbox: running jobs of {store.location}: {names}", flush=True)  # noqa: T201 - the program's work
         await told.wait()
         return await _stop(sandbox)

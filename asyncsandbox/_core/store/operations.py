@@ -142,6 +142,8 @@ class Operation:
             wanted = ", ".join(sorted(self.parameters)) or "no parameters"
             raise StoreOperationError(self.name, f"it takes {wanted}; give these and no others")
         for name, value in params.items():
+            if value is None:
+                continue
             test = _TESTS.get(type(value))
             if test is None or not test(value):
                 params[name] = _plain(self.name, name, value)

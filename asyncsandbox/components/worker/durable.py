@@ -34,7 +34,7 @@ from ...errors import (
     StoreOutcomeUnknownError,
 )
 from .backend import Claim, JobCounts, Outcome, Request
-from .job import JobOptions, JobState, JobStatus, declared_jobs, options_of
+from .job import JobOptions, JobState, JobStatus, get_declared, options_of
 from .job_table import CANCEL, COUNT, ENDED, FINISH, GET, JOBS, NEWS, OURS, PUT_BACK, SUBMIT, SWEEP, TWIN
 from .room import Room
 from .stored import Ending, get_parameters, read_arguments, read_status
@@ -201,7 +201,7 @@ class StoreBackend:
         job_id, name = row["id"], row["name"]
         self._claimed[job_id] = row["attempt"]
         self._room.leave()
-        function = declared_jobs()[row["function"]]
+        function = get_declared(row["function"])
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         try:
@@ -227,16 +227,15 @@ class StoreBackend:
         """Record what came of an attempt, however long that takes, unless the worker gives up."""
         job_id, ending = claim.request.job_id, Ending.of(outcome)
         try:
-            rows = await self._record(job_id, claim.attempt, ending, outcome.retry_in_seconds)
+            state = await self._record(job_id, claim.attempt, ending, outcome.retry_in_seconds)
         finally:
             del self._claimed[job_id]
             if not self._claimed:
                 for waiter in self._idle:
                     _settle(waiter, None)
                 self._idle.clear()
-        if not rows:
+        if state is None:
             return False
-        state = JobState(rows[0]["state"])
         if state.has_ended:
             self._ended[state] += 1
             self._tell_ended(job_id, ending._replace(state=state))
@@ -244,22 +243,21 @@ class StoreBackend:
             self._room.enter()
         return True
 
-    async def _record(self, job_id: str, attempt: int, ending: Ending, wait: float | None) -> tuple[Row, ...]:
+    async def _record(self, job_id: str, attempt: int, ending: Ending, wait: float | None) -> JobState | None:
+        """Record what came of an attempt and return the state of the job; None where it is not ours any more."""
         while True:
             try:
-                if wait is not None:
-                    written = await self._store.write(
-                        PUT_BACK, id=job_id, attempt=attempt, error=ending.error, wait=float(wait)
-                    )
-                else:
+                if wait is None:
                     written = await self._store.write(FINISH, id=job_id, attempt=attempt, **ending.to_parameters())
-            except StoreError as error:
+                    return ending.state if written.count else None
+                error = ending.error
+                written = await self._store.write(PUT_BACK, id=job_id, attempt=attempt, error=error, wait=float(wait))
+                return JobState(written.rows[0]["state"]) if written.rows else None
+            except StoreError as trouble:
                 if self._is_given_up:
-                    self._patience.tell(error)
-                    return ()
-                await self._patience.wait(error)
-            else:
-                return written.rows
+                    self._patience.tell(trouble)
+                    return None
+                await self._patience.wait(trouble)
 
     async def cancel(self, job_id: str) -> JobState:
         """Cancel a job that does not run, ask one that does to end, wherever that is; return the state it was in."""

@@ -151,9 +151,14 @@ def job(name: str, **options: Unpack[JobKeywords]) -> Callable[[F], F]:
 _declared_jobs: dict[str, tuple[str, Callable[..., Any]]] = {}
 
 
-def declared_jobs() -> dict[str, Callable[..., Any]]:
-    """Return the functions that `job` has declared, by name."""
-    return {name: function for name, (_, function) in _declared_jobs.items()}
+def declared_names() -> tuple[str, ...]:
+    """Return the names of the functions that `job` has declared."""
+    return tuple(_declared_jobs)
+
+
+def get_declared(name: str) -> Callable[..., Any]:
+    """Return the function that `job` has declared by this name."""
+    return _declared_jobs[name][1]
 
 
 def declared_name(function: object) -> str | None:

@@ -55,15 +55,15 @@ def _with_lists(name: str, sql: str, *, notify: str | None = None) -> Operation:
     )
 
 
-SUBMIT: Final = Operation(
-    "jobs.submit",
+_SUBMIT: Final = (
     "INSERT INTO sandbox_jobs (ns, id, name, function, arguments, correlation_id, priority, due_at, timeout, "
     "max_retries, unique_key, state, attempt, failed, lost, cancel_asked, submitted_at) "
     "VALUES (:ns, :id, :name, :function, :arguments, :correlation_id, :priority, "
     ":now + CAST(:delay AS DOUBLE PRECISION), :timeout, :max_retries, :unique_key, 'queued', 0, 0, 0, 0, :now) "
-    "ON CONFLICT DO NOTHING RETURNING id",
-    notify=READY,
+    "ON CONFLICT DO NOTHING"
 )
+# SQLite counts what it writes by itself; PostgreSQL is asked for many jobs at once, and has to say which they were.
+SUBMIT: Final = Operation("jobs.submit", _SUBMIT, postgres=f"{_SUBMIT} RETURNING id", notify=READY)
 TABLE_PLACE: Final = ask_place("jobs.place", "sandbox_jobs")
 TWIN: Final = Operation(
     "jobs.twin",
@@ -96,19 +96,18 @@ RECOVER: Final = _with_lists(
     "LIMIT :most{skip}) RETURNING id, name, state, lost, attempt",
     notify=NEWS,
 )
-_FENCED: Final = "WHERE ns = :ns AND id = :id AND state = 'running' AND attempt = :attempt RETURNING state"
-FINISH: Final = Operation(
-    "jobs.finish",
+_FENCED: Final = "WHERE ns = :ns AND id = :id AND state = 'running' AND attempt = :attempt"
+_FINISH: Final = (
     "UPDATE sandbox_jobs SET state = :state, result = :result, reason = :reason, error = :error, ended_at = :now "  # noqa: S608 - our own texts
-    f"{_FENCED}",
-    notify=NEWS,
+    f"{_FENCED}"
 )
+FINISH: Final = Operation("jobs.finish", _FINISH, postgres=f"{_FINISH} RETURNING state", notify=NEWS)
 PUT_BACK: Final = Operation(
     "jobs.put_back",
     "UPDATE sandbox_jobs SET state = CASE WHEN cancel_asked = 1 THEN 'cancelled' ELSE 'queued' END, "  # noqa: S608 - our own texts
     "ended_at = CASE WHEN cancel_asked = 1 THEN :now ELSE NULL END, error = CAST(:error AS TEXT), "
     "failed = failed + CASE WHEN CAST(:error AS TEXT) IS NULL THEN 0 ELSE 1 END, "
-    f"due_at = :now + CAST(:wait AS DOUBLE PRECISION) {_FENCED}",
+    f"due_at = :now + CAST(:wait AS DOUBLE PRECISION) {_FENCED} RETURNING state",
     notify=READY,
 )
 CANCEL: Final = Operation(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ..._core.journal import Level
 from ..._core.owners import OwnerState
 from ...errors import StoreError
-from .job import JobState, declared_jobs
+from .job import JobState, declared_names
 from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER, UNKNOWN
 
 if TYPE_CHECKING:
@@ -170,4 +170,4 @@ _GONE: Final = "the process it ran in has gone"
 
 def known() -> str:
     """Return the names of the functions that are declared here, as JSON."""
-    return json.dumps(list(declared_jobs()))
+    return json.dumps(declared_names())
