@@ -10,7 +10,7 @@ import postgres
 import pytest
 from hypothesis import settings
 
-# No deadline: it would measure the machine. "ci" draws the same examples every time, "brief" the first of them.
+# No deadline: it would measure the machine. "ci" draws the same examples every time, "brief" fewer.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("brief", settings.get_profile("ci"), max_examples=30)

@@ -1,4 +1,4 @@
-"""What travels with a task: correlation id, deadline, the action being run, and the sandbox it belongs to.
+"""What travels with a task: correlation id, deadline, the action being run, what is being retried, and the sandbox.
 
 Everything is a ContextVar, so tasks, `asyncio.to_thread` and anyio threads inherit it by themselves; `carry` takes
 it into executors. The one piece of process-wide state is the registry of running hosts per event loop.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def leave_call(host: Host | None = None) -> None:
-    """Forget the deadline, the action, the saga and the retried call around the caller, not its sandbox and its id.
+    """Forget deadline, action, saga and retried call around the caller; keep its sandbox and correlation id.
 
     Args:
         host: The sandbox to use where the caller is bound to none.

@@ -22,10 +22,8 @@ class Glass(Generic[T]):
     """
 
     def __init__(self, seen_by: sqlite3.Connection | Store, query: str, shape: Callable[[list[Any]], T]) -> None:
-        self._sees_others = isinstance(seen_by, sqlite3.Connection)
-        self._connection = (
-            seen_by if isinstance(seen_by, sqlite3.Connection) else seen_by._engine._connection._connection
-        )
+        self._is_shared = not isinstance(seen_by, Store)
+        self._connection: Any = seen_by if self._is_shared else seen_by._engine._connection._connection
         self._query = query
         self._shape = shape
         self._state: object = None
@@ -35,7 +33,7 @@ class Glass(Generic[T]):
         """Return what is there."""
         connection = self._connection
         with suppress(sqlite3.Error):
-            others = connection.execute("PRAGMA data_version").fetchone() if self._sees_others else None
+            others = connection.execute("PRAGMA data_version").fetchone() if self._is_shared else None
             state = connection.total_changes, connection.in_transaction, others
             if state != self._state:
                 self._last, self._state = self._shape(connection.execute(self._query).fetchall()), state

@@ -60,8 +60,6 @@ RACES = scenarios(pauses=2, crashes=1, sweep=250)
 plain = settings(database=None, deadline=None)
 pytestmark = pytest.mark.long
 HAPPENED = {"started", "done", "unknown"}
-
-
 States = dict[tuple[str, str], str]
 
 

@@ -29,8 +29,6 @@ JOBS = {"takes": st.sampled_from([0.2, 0.0, 3.0]), "key": st.sampled_from([None,
 CANCELS = {"cancelled": st.sampled_from(["a", "b", "c", "bc"]), "by_other": st.booleans()}
 plain = settings(database=None, deadline=None)
 pytestmark = pytest.mark.long
-
-
 Jobs = dict[str, Row]
 
 

@@ -256,7 +256,7 @@ async def test_a_failing_migration_changes_nothing(store: Store) -> None:
 async def test_an_operation_is_compiled_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Operation] = []
 
-    async def check(operations: set[Operation]) -> None:
+    async def check(operations: list[Operation]) -> None:
         compiled.extend(operations)
 
     monkeypatch.setattr(store._engine, "check", check)

@@ -657,7 +657,7 @@ async def test_jobs_that_ended_long_ago_are_forgotten(store: Store, monkeypatch:
         assert (await sandbox.worker.get_job_status(later)).state is JobState.QUEUED
 
 
-async def test_whoever_runs_jobs_tells_once_of_those_that_nobody_knows(
+async def test_whoever_runs_jobs_tells_once_of_those_it_has_no_function_for(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @job("durable.moved_away")
@@ -671,9 +671,9 @@ async def test_whoever_runs_jobs_tells_once_of_those_that_nobody_knows(
         monkeypatch.delitem(_declared_jobs, "durable.moved_away")
         async with make_sandbox(store) as works, events_of(works) as heard:
             await until(lambda: heard)
-            await backend_of(works)._taker.tell_unknown(0.0)
+            await backend_of(works)._taker.tell_undeclared(0.0)
     assert [(event.name, event.fields["function"], event.fields["count"]) for event in heard] == [
-        ("job.unknown", "durable.moved_away", 2)
+        ("job.undeclared", "durable.moved_away", 2)
     ]
     assert heard_there == []
 
@@ -751,8 +751,8 @@ EXAMPLES: tuple[tuple[Mutant, Callable[..., Any]], ...] = (
         Mutant("retry used up", "", StoreBackend._read_claim, 'row["attempt"] - 1 - row["failed"]', "0"),
         test_an_attempt_that_ends_with_its_worker_uses_up_no_retry,
     ),
-    (Mutant("told again and again", "", Taker.tell_unknown, "not in self._unknown", "not in ()"),
-     test_whoever_runs_jobs_tells_once_of_those_that_nobody_knows),
+    (Mutant("told again and again", "", Taker.tell_undeclared, "not in self._told_of", "not in ()"),
+     test_whoever_runs_jobs_tells_once_of_those_it_has_no_function_for),
     (Mutant("claim kept", "", StoreBackend.claim, "for claim in claims", "for claim in ()"),
      test_a_claim_that_is_cancelled_gives_back),
     (Mutant("result needed", "", Ending.of, "plain_text(str(problem)), error)", "None, error)"),

@@ -184,7 +184,8 @@ class Store:
             StoreOperationError: The database cannot compile an operation.
         """
         await self._migrate(schemas, may_change=self._settings.auto_migrate)
-        operations = {operation for schema in schemas for operation in schema.all_operations} - self._operations
+        declared = [operation for schema in schemas for operation in schema.all_operations]
+        operations = [operation for operation in declared if operation not in self._operations]
         await self._engine.check(operations)
         self._operations.update(operations)
         self._schemas.update((schema.name, schema) for schema in schemas)

@@ -73,7 +73,7 @@ class WorkerProcess(Component):
     A job that was accepted ends once, as succeeded, failed, cancelled or dead. In a sandbox with a store that holds
     whatever happens to the process, for functions declared with `job`; every other job is kept in memory and dies with
     the process. It runs with the correlation id and the sandbox of its submitter, and without the submitter's deadline,
-    action and saga. In a dry run all are kept in memory and begin at once, and schedules do not fire.
+    action, saga and retries. In a dry run all are kept in memory and begin at once, and schedules do not fire.
 
     Concurrency: for one event loop; any number of tasks may submit. Cancellation: a cancelled `submit_job` has not
     submitted; cancelling any other call changes nothing about the job.

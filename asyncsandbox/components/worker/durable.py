@@ -333,7 +333,7 @@ class StoreBackend:
                     swept = now
                     await self._store.write(SWEEP, seconds=float(self._settings.keep_seconds), most=AT_ONCE)
                     if self._settings.run_durable:
-                        await self._taker.tell_unknown(_SWEEP_SECONDS)
+                        await self._taker.tell_undeclared(_SWEEP_SECONDS)
                 await self._clock.sleep(PAUSE_SECONDS)
             except StoreError as error:
                 await self._patience.wait(error)

@@ -139,8 +139,8 @@ LOOK: Final = _with_lists(
     "SELECT MIN(due_at) - :now AS next_in FROM sandbox_jobs "
     "WHERE ns = :ns AND state = 'queued' AND function IN {functions}",
 )
-UNKNOWN: Final = _with_lists(
-    "jobs.unknown",
+UNDECLARED: Final = _with_lists(
+    "jobs.undeclared",
     "SELECT function, COUNT(*) AS waiting FROM sandbox_jobs WHERE ns = :ns AND state = 'queued' "
     "AND due_at < :now - CAST(:seconds AS DOUBLE PRECISION) AND function NOT IN {functions} GROUP BY function",
 )
@@ -175,7 +175,7 @@ JOBS: Final = Schema(
     ),
     operations=(
         *(SUBMIT, TWIN, CLAIM, RECOVER, FINISH, PUT_BACK, CANCEL, SWEEP),
-        *(GET, ENDED, OURS, HOLDERS, LOOK, UNKNOWN, COUNT, TABLE_PLACE),
+        *(GET, ENDED, OURS, HOLDERS, LOOK, UNDECLARED, COUNT, TABLE_PLACE),
     ),
     prune=Operation(
         "jobs.prune",

@@ -13,7 +13,7 @@ from ..._core.journal import Level
 from ..._core.owners import OwnerState
 from ...errors import StoreError
 from .job import JobState, declared_names
-from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER, UNKNOWN
+from .job_table import CLAIM, HOLDERS, LOOK, READY, RECOVER, UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,7 +69,7 @@ class Taker:
         self._in_vain = 0  # takes, one after the other
         self._gone: list[str] = []
         self._must_recover = False
-        self._unknown: set[str] = set()
+        self._told_of: set[str] = set()  # functions that are not declared here
 
     async def wait(self) -> None:
         """Wait until there is something to take; look once a second, in case that news did not come."""
@@ -102,17 +102,17 @@ class Taker:
             return ()
         return tuple(sorted(rows, key=lambda row: (-row["priority"], row["number"])))
 
-    async def tell_unknown(self, seconds: float) -> None:
-        """Tell the journal, once per function, of jobs that have waited for so long and that nobody here can run.
+    async def tell_undeclared(self, seconds: float) -> None:
+        """Tell the journal, once per function, of jobs that have waited for so long, of a function not declared here.
 
         Raises:
             StoreError: It cannot be asked.
         """
-        for row in await self._store.read(UNKNOWN, functions=known(), seconds=seconds):
-            if row["function"] not in self._unknown:
-                self._unknown.add(row["function"])
+        for row in await self._store.read(UNDECLARED, functions=known(), seconds=seconds):
+            if row["function"] not in self._told_of:
+                self._told_of.add(row["function"])
                 self._journal.publish(
-                    "job.unknown",
+                    "job.undeclared",
                     component="worker",
                     level=Level.WARNING,
                     function=row["function"],
